@@ -1,0 +1,33 @@
+//! An engine answers requests. It is given all of an evaluation's documents at once, because knowing the whole work
+//! is what lets it share prefixes and visit each layer once for many tokens; it reports documents as they finish.
+
+pub mod scripted;
+
+use anyhow::Result;
+
+use crate::model_id::ModelId;
+use crate::progress::Progress;
+use crate::request::{Request, Response};
+
+/// Everything one call has to answer.
+pub struct Work<'a> {
+    /// The requests of each document, in evaluation order.
+    pub documents: &'a [Vec<Request>],
+    /// Whether prompts carry the tokenizer's special tokens (see `Protocol::special_tokens`).
+    pub special_tokens: bool,
+    /// Counts tokens; the engine sets the total once it knows it.
+    pub progress: Progress,
+}
+
+/// Called once per document, in any order, as soon as all its responses are there (in the order of its requests).
+/// An error it returns ends the work.
+pub type Done<'a> = dyn FnMut(usize, Vec<Response>) -> Result<()> + 'a;
+
+/// Something that answers requests: a checkpoint run here, or a script for tests.
+pub trait Engine {
+    /// Everything that can change an answer.
+    fn id(&self) -> &ModelId;
+
+    /// Answers every document of `work`. A document that cannot be answered is an error, never an empty answer.
+    fn answer(&mut self, work: &Work, done: &mut Done) -> Result<()>;
+}

@@ -1,0 +1,37 @@
+//! fireval: fine-tune a mixture-of-experts model, score it exactly as the Open LLM Leaderboard did, and say
+//! whether it helped. `ARCHITECTURE.md` draws the floors; `tests/floors.rs` holds them.
+
+// 0 values
+pub mod digest;
+pub mod disk;
+pub mod progress;
+pub mod protocol;
+pub mod python;
+pub mod request;
+pub mod score;
+pub mod stats;
+// 1 weights and doors, one per heavy package
+pub mod weights;
+
+pub mod chat;
+pub mod hub;
+pub mod rows;
+pub mod tokenizer;
+// 2 meanings
+pub mod model;
+pub mod model_id;
+pub mod task;
+// 3 workers
+pub mod engine;
+pub mod store;
+pub mod train;
+pub mod transform;
+// 4 together
+pub mod compare;
+pub mod eval;
+pub mod project;
+pub mod published;
+// 5 showing
+pub mod report;
+// 6 commands
+pub mod cmd;

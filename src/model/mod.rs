@@ -1,0 +1,7 @@
+//! What a model is: its configuration, the layout of tokens it works on, its adapter, and the decoder.
+
+pub mod adapter;
+pub mod candle;
+pub mod config;
+pub mod names;
+pub mod packed;
