@@ -7,6 +7,7 @@ pub mod disk;
 pub mod progress;
 pub mod protocol;
 pub mod python;
+pub mod random;
 pub mod request;
 pub mod score;
 pub mod stats;
