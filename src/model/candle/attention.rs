@@ -8,8 +8,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::cache::Cache;
-use super::dropout::Dropout;
-use super::linear::Linear;
+use super::linear::{Linear, Mode};
 use super::ops::{Visible, causal_softmax, rotate};
 use crate::model::config::ModelConfig;
 use crate::model::packed::Packed;
@@ -25,11 +24,12 @@ pub struct Attention {
 }
 
 /// What all layers of one pass share: the layout and its rotary angles.
+#[derive(Clone)]
 pub struct Pass<'a> {
     pub packed: &'a Packed,
     pub cos: Tensor, // (tokens, head_dim / 2)
     pub sin: Tensor,
-    pub dropout: Option<&'a Dropout>,
+    pub mode: Mode<'a>,
 }
 
 /// One layer's keys and values.
@@ -49,7 +49,7 @@ impl Attention {
         caches: Option<(usize, &mut [Cache])>,
     ) -> Result<Tensor> {
         let heads = |linear: &Linear, count: usize| -> Result<Tensor> {
-            Ok(linear.forward(x, pass.dropout)?.reshape((pass.packed.len(), count, config.head_dim))?)
+            Ok(linear.forward(x, pass.mode)?.reshape((pass.packed.len(), count, config.head_dim))?)
         };
         let queries = rotate(&heads(&self.q, config.num_attention_heads)?, &pass.cos, &pass.sin)?;
         let keys = rotate(&heads(&self.k, config.num_key_value_heads)?, &pass.cos, &pass.sin)?;
@@ -59,7 +59,7 @@ impl Attention {
             Some((layer, caches)) => own.append_to(pass.packed, layer, caches),
         };
         let mixed = attend(&queries, &seen.into_iter().collect::<Result<Vec<_>>>()?, pass.packed, config)?;
-        self.o.forward(&mixed, pass.dropout)
+        self.o.forward(&mixed, pass.mode)
     }
 }
 

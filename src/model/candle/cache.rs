@@ -20,8 +20,13 @@ impl Cache {
     /// Room for `capacity` tokens.
     pub fn new(config: &ModelConfig, capacity: usize, dtype: DType, device: &Device) -> Result<Cache> {
         let shape = (capacity, config.num_key_value_heads, config.head_dim);
-        let layer =
-            || Ok(Layer { len: 0, keys: Tensor::zeros(shape, dtype, device)?, values: Tensor::zeros(shape, dtype, device)? });
+        let layer = || {
+            Ok(Layer {
+                len: 0,
+                keys: Tensor::zeros(shape, dtype, device)?,
+                values: Tensor::zeros(shape, dtype, device)?,
+            })
+        };
         Ok(Cache { layers: (0..config.num_hidden_layers).map(|_| layer()).collect::<Result<_>>()? })
     }
 

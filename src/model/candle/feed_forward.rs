@@ -3,8 +3,7 @@
 use anyhow::Result;
 use candle_core::{D, Tensor};
 
-use super::dropout::Dropout;
-use super::linear::Linear;
+use super::linear::{Linear, Mode};
 
 /// `w2(silu(w1 x) * w3 x)`, with the mixture's names (dense checkpoints say gate, down and up).
 pub struct Mlp {
@@ -14,9 +13,9 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        let gated = (self.w1.forward(x, dropout)?.silu()? * self.w3.forward(x, dropout)?)?;
-        self.w2.forward(&gated, dropout)
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let gated = (self.w1.forward(x, mode)?.silu()? * self.w3.forward(x, mode)?)?;
+        self.w2.forward(&gated, mode)
     }
 }
 
@@ -40,11 +39,11 @@ pub struct Routing {
 }
 
 impl FeedForward {
-    pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<(Tensor, Option<Routing>)> {
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<(Tensor, Option<Routing>)> {
         match self {
-            FeedForward::Dense(mlp) => Ok((mlp.forward(x, dropout)?, None)),
+            FeedForward::Dense(mlp) => Ok((mlp.forward(x, mode)?, None)),
             FeedForward::Mixture(mixture) => {
-                let (y, routing) = mixture.forward(x, dropout)?;
+                let (y, routing) = mixture.forward(x, mode)?;
                 Ok((y, Some(routing)))
             }
         }
@@ -54,9 +53,9 @@ impl FeedForward {
 impl Mixture {
     /// Tokens are grouped by expert, each expert makes one product over its tokens, and each token sums its experts'
     /// outputs by its renormalised routing weights (Mixtral of Experts, arXiv 2401.04088, section 2.1).
-    fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<(Tensor, Routing)> {
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<(Tensor, Routing)> {
         let (tokens, hidden) = x.dims2()?;
-        let routing = self.route(x, dropout)?;
+        let routing = self.route(x, mode)?;
         let chosen = Tensor::from_slice(&routing.chosen, (tokens, self.top_k), x.device())?;
         let weights = routing.probabilities.gather(&chosen, D::Minus1)?;
         let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?; // (tokens, top_k)
@@ -67,7 +66,7 @@ impl Mixture {
             .map(|(slots, expert)| {
                 let rows: Vec<u32> = slots.iter().map(|slot| slot / self.top_k as u32).collect();
                 let count = rows.len();
-                expert.forward(&x.index_select(&Tensor::from_vec(rows, count, x.device())?, 0)?, dropout)
+                expert.forward(&x.index_select(&Tensor::from_vec(rows, count, x.device())?, 0)?, mode)
             })
             .collect();
         let place = Tensor::from_vec(inverse(&slots.concat()), tokens * self.top_k, x.device())?;
@@ -76,8 +75,8 @@ impl Mixture {
         Ok((y, routing))
     }
 
-    fn route(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<Routing> {
-        let logits = self.router.forward(x, dropout)?.to_dtype(candle_core::DType::F32)?; // (tokens, experts)
+    fn route(&self, x: &Tensor, mode: Mode) -> Result<Routing> {
+        let logits = self.router.forward(x, mode)?.to_dtype(candle_core::DType::F32)?; // (tokens, experts)
         let probabilities = candle_nn::ops::softmax(&logits, D::Minus1)?;
         let rows = probabilities.detach().to_vec2::<f32>()?;
         Ok(Routing { chosen: rows.iter().flat_map(|row| largest(row, self.top_k)).collect(), probabilities })

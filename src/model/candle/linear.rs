@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 
 use super::dropout::Dropout;
 use super::graft::graft;
@@ -18,9 +18,17 @@ pub enum Weight {
 
 /// The pair as tensors: `scale * (x A^T) B^T`.
 pub struct Lora {
-    pub a: Tensor, // (rank, inputs)
-    pub b: Tensor, // (outputs, rank)
+    pub a: Var, // (rank, inputs)
+    pub b: Var, // (outputs, rank)
     pub scale: f64,
+}
+
+/// What a pass wants of its linears.
+#[derive(Clone, Copy, Default)]
+pub struct Mode<'a> {
+    /// Whether the result carries a graph back to its input and to the LoRA pairs.
+    pub differentiable: bool,
+    pub dropout: Option<&'a Dropout>,
 }
 
 /// `y = x W^T (+ scale * (x A^T) B^T)`.
@@ -35,17 +43,26 @@ pub struct Linear {
 
 impl Linear {
     /// `x`: (rows, inputs) -> (rows, outputs). The gradient goes to `x` and to the pair, never to the frozen matrix.
-    pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let weight = self.matrix(x.device())?;
         let value = x.detach().matmul(&weight.t()?)?;
         let frozen = graft(x, value, move |_, gradient| gradient.matmul(&weight))?;
-        let Some(lora) = &self.lora else { return Ok(frozen) };
-        let input = match dropout {
+        match &self.lora {
+            None => Ok(frozen),
+            Some(lora) => Ok((frozen + self.update(x, lora, mode)?)?),
+        }
+    }
+
+    fn update(&self, x: &Tensor, lora: &Lora, mode: Mode) -> Result<Tensor> {
+        let input = match mode.dropout {
             Some(dropout) => dropout.apply(x, &self.module)?,
             None => x.clone(),
         };
-        let update = input.matmul(&lora.a.t()?)?.matmul(&lora.b.t()?)?;
-        Ok((frozen + (update * lora.scale)?)?)
+        let (a, b) = match mode.differentiable {
+            true => (lora.a.as_tensor().clone(), lora.b.as_tensor().clone()),
+            false => (lora.a.as_detached_tensor(), lora.b.as_detached_tensor()),
+        };
+        Ok((input.matmul(&a.t()?)?.matmul(&b.t()?)? * lora.scale)?)
     }
 
     /// The frozen matrix, (outputs, inputs).
@@ -53,7 +70,8 @@ impl Linear {
         match &self.weight {
             Weight::Dense(tensor) => Ok(tensor.clone()),
             Weight::Nf4(codes) => {
-                Ok(Tensor::from_vec(codes.dequantize(), (self.outputs, self.inputs), &Device::Cpu)?.to_device(device)?)
+                Ok(Tensor::from_vec(codes.dequantize(), (self.outputs, self.inputs), &Device::Cpu)?
+                    .to_device(device)?)
             }
         }
     }

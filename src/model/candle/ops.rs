@@ -121,7 +121,8 @@ mod tests {
 
     fn random(shape: &[usize], seed: u64) -> Tensor {
         let count: usize = shape.iter().product();
-        let values: Vec<f32> = (0..count as u64).map(|i| ((i * 7919 + seed * 104_729) % 1000) as f32 / 500.0 - 1.0).collect();
+        let values: Vec<f32> =
+            (0..count as u64).map(|i| ((i * 7919 + seed * 104_729) % 1000) as f32 / 500.0 - 1.0).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     }
 
