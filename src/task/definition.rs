@@ -1,7 +1,5 @@
 //! A task as its TOML file states it, checked once. `tasks/README.md` documents the format for those who write one.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result, bail, ensure};
 use regex::Regex;
 use serde::Deserialize;
@@ -24,7 +22,7 @@ struct Wire {
     description: String,
     subtask: Option<String>,
     #[serde(default)]
-    groups: BTreeMap<String, Vec<String>>,
+    groups: Vec<Group>,
     data: WireData,
     prompt: WirePrompt,
 }
@@ -38,6 +36,14 @@ struct WireData {
     shots_file: Option<String>,
     #[serde(default)]
     shots_choice: ShotsChoice,
+}
+
+/// Subtasks that lm-eval also averages under a name; it asks subtasks in the order of its groups.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    pub name: String,
+    pub subtasks: Vec<String>,
 }
 
 /// Which split is evaluated.
@@ -144,8 +150,7 @@ pub struct Definition {
     pub description: Template,
     /// The field that parts documents into subtasks.
     pub subtask: Option<Field>,
-    /// Subtasks of each named group.
-    pub groups: BTreeMap<String, Vec<String>>,
+    pub groups: Vec<Group>,
     pub data: Data,
     pub prompt: Prompt,
 }

@@ -45,6 +45,7 @@ pub fn documents(
     };
     let shots = Shots::new(task, pool.as_ref())?;
     let mut parts = parts(task, &evaluation, &task.name)?;
+    parts.sort_by_key(|part| turn(task, protocol, &part.subtask));
     if let Some(subject) = subject {
         let known: Vec<String> = parts.iter().map(|part| part.subtask.clone()).collect();
         parts.retain(|part| part.subtask == subject);
@@ -75,6 +76,17 @@ fn parts(task: &Definition, rows: &Rows, whole: &str) -> Result<Vec<Part>> {
         parts[part].rows.push(row);
     }
     Ok(parts)
+}
+
+/// When a subtask is asked: by file order on the leaderboard, group by group in lm-eval.
+fn turn(task: &Definition, protocol: Protocol, subtask: &str) -> usize {
+    match protocol {
+        Protocol::LeaderboardV1 => 0,
+        Protocol::LmEvalLatest | Protocol::LmEvalLatestOpenllm => {
+            let mut turns = task.groups.iter().flat_map(|group| &group.subtasks);
+            turns.position(|known| known == subtask).unwrap_or(usize::MAX)
+        }
+    }
 }
 
 /// The pool that examples come from.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 
-use super::definition::Definition;
+use super::definition::{Definition, Group};
 use crate::protocol::Protocol;
 use crate::score::DocScore;
 use crate::stats::Estimate;
@@ -42,10 +42,10 @@ fn by_subtask<'a>(scores: &'a [DocScore], metric: &str) -> Result<Vec<(&'a str, 
 }
 
 fn groups(task: &Definition, metric: &str, parts: &[(&str, Estimate)]) -> Vec<(String, Estimate)> {
-    let estimate = |(group, members): (&String, &Vec<String>)| {
-        let inside = parts.iter().filter(|(name, _)| members.iter().any(|member| member == name));
+    let estimate = |group: &Group| {
+        let inside = parts.iter().filter(|(name, _)| group.subtasks.iter().any(|member| member == name));
         let inside: Vec<Estimate> = inside.map(|(_, estimate)| *estimate).collect();
-        Some((format!("{metric},{group}"), Estimate::micro_mean(&inside)?))
+        Some((format!("{metric},{}", group.name), Estimate::micro_mean(&inside)?))
     };
     task.groups.iter().filter_map(estimate).collect()
 }
