@@ -140,7 +140,7 @@ fn rounded_weights_are_near_and_nf4_is_further_off() {
         difference(run(Numerics::BF16, false)),
         difference(run(Numerics::F32, true)),
     );
-    assert!(0.0 < half && half < brain && brain < nf4 && nf4 < 5.0, "f16 {half}, bf16 {brain}, nf4 {nf4}");
+    assert!(0.0 < half && half < brain && brain < nf4 && nf4 < 20.0, "f16 {half}, bf16 {brain}, nf4 {nf4}");
 }
 
 /// A dense checkpoint with random weights in a temporary folder.

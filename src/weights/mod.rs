@@ -1,12 +1,24 @@
 //! A checkpoint on disk: a tensor by the name the hub's checkpoint spells, whatever file it lies in.
+//!
+//! Two kinds of files open: Hugging Face folders ([`folder`]) and GGUF files ([`gguf`] reads the container,
+//! [`llama_cpp`] gives its tensors the hub's names). Both become one list of byte ranges in mapped files, so nothing is
+//! read before it is asked for. Invariant: every range of an open checkpoint lies inside its file and is as long as its
+//! shape and format say; what a file claims is checked once, in `open`.
 
+mod decode;
+mod folder;
+pub mod gguf;
+mod llama_cpp;
 pub mod nf4;
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::quantized::GgmlDType;
+use memmap2::Mmap;
 
 /// How a stored tensor's numbers are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +26,37 @@ pub enum Format {
     F32,
     F16,
     BF16,
-    /// Quantised blocks of GGUF files.
+    /// Quantised blocks of GGUF files (never candle's names for the three above).
     Ggml(GgmlDType),
+}
+
+impl Format {
+    /// Numbers that are stored together; the innermost dimension is a multiple of it.
+    pub fn block(self) -> usize {
+        match self {
+            Format::F32 | Format::F16 | Format::BF16 => 1,
+            Format::Ggml(dtype) => dtype.block_size(),
+        }
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Format::F32 => 4,
+            Format::F16 | Format::BF16 => 2,
+            Format::Ggml(dtype) => dtype.type_size(),
+        }
+    }
+
+    /// Bytes of a tensor of that shape; `None` if its rows do not fill whole blocks or it would not fit in memory.
+    pub fn bytes(self, shape: &[usize]) -> Option<usize> {
+        let innermost = shape.last().copied().unwrap_or(1);
+        let count = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
+        if innermost % self.block() != 0 {
+            return None;
+        }
+        (count / self.block()).checked_mul(self.block_bytes())
+    }
 }
 
 /// A tensor as it lies in the file (borrowed from the mapping), row-major, shape outermost first.
@@ -29,30 +70,178 @@ pub struct Stored<'a> {
 impl Stored<'_> {
     /// All numbers, decoded. (f16, bf16 and f32 are exact.)
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        todo!()
+        decode::to_f32(self.format, &self.shape, &self.bytes)
+    }
+}
+
+/// How rows lie in the file compared with the hub's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RowOrder {
+    Same,
+    /// llama.cpp's order of query and key rows: the two halves of each of `heads` heads interleaved.
+    Interleaved {
+        heads: usize,
+    },
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Debug)]
+struct Entry {
+    file: usize,
+    /// Or the name of an encoding that is not read here.
+    format: std::result::Result<Format, String>,
+    shape: Vec<usize>,
+    start: usize,
+    end: usize,
+    rows: RowOrder,
+}
+
+/// A mapped file.
+struct Mapped {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl Mapped {
+    fn open(path: &Path) -> Result<Mapped> {
+        let place = || path.display().to_string();
+        let file = File::open(path).with_context(place)?;
+        if file.metadata().with_context(place)?.len() == 0 {
+            bail!("{}: the file is empty; fetch it again", path.display());
+        }
+        // SAFETY: the bytes are only read. Whoever changes the file while it is open changes what is read, which no
+        // reader of weights can prevent; fireval itself only ever replaces whole files by renaming.
+        let map = unsafe { Mmap::map(&file) }.with_context(place)?;
+        Ok(Mapped { path: path.to_owned(), map })
     }
 }
 
 /// An open checkpoint: a Hugging Face folder or a GGUF file, mapped.
-pub struct Checkpoint {}
+pub struct Checkpoint {
+    config: serde_json::Value,
+    config_place: String,
+    files: Vec<Mapped>,
+    entries: BTreeMap<String, Entry>,
+}
 
 impl Checkpoint {
-    pub fn open(_path: &Path) -> Result<Checkpoint> {
-        todo!()
+    /// Opens a folder (`config.json` and safetensors) or a `.gguf` file.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        if path.is_dir() {
+            return folder::open(path);
+        }
+        if !path.exists() {
+            bail!("{}: there is no such file or folder", path.display());
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("gguf") => llama_cpp::open(path),
+            Some("safetensors") => {
+                bail!("{}: give the folder with config.json, not one of its weight files", path.display())
+            }
+            Some(_) | None => {
+                bail!("{}: not a model; expected a folder with config.json or a .gguf file", path.display())
+            }
+        }
     }
 
     /// The model's configuration as the hub's `config.json` states it (made up from the metadata of a GGUF file).
     pub fn config_json(&self) -> &serde_json::Value {
-        todo!()
+        &self.config
+    }
+
+    /// Where the configuration was read, for messages.
+    pub fn config_place(&self) -> &str {
+        &self.config_place
     }
 
     /// Names of all tensors, as the hub spells them, sorted.
     pub fn names(&self) -> Vec<&str> {
-        todo!()
+        self.entries.keys().map(String::as_str).collect()
     }
 
     /// The tensor of that name with that shape; the error names file, tensor and both shapes.
-    pub fn tensor(&self, _name: &str, _shape: &[usize]) -> Result<Stored<'_>> {
-        todo!()
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>> {
+        let stored = self.stored(name)?;
+        if stored.shape != shape {
+            let file = self.files[self.entries[name].file].path.display();
+            bail!(
+                "{file}: tensor `{name}` has shape {:?}, but {} asks for {shape:?}; the two do not belong together",
+                stored.shape,
+                self.config_place
+            );
+        }
+        Ok(stored)
+    }
+
+    /// The tensor of that name with whatever shape it has.
+    pub fn stored(&self, name: &str) -> Result<Stored<'_>> {
+        let entry = self.entries.get(name).ok_or_else(|| self.missing(name))?;
+        let file = &self.files[entry.file];
+        let format = entry.format.as_ref().map_err(|encoding| {
+            anyhow!("{}: tensor `{name}` is {encoding}; f32, f16 and bf16 weights open", file.path.display())
+        })?;
+        let bytes = &file.map[entry.start..entry.end];
+        let bytes = match entry.rows {
+            RowOrder::Same => Cow::Borrowed(bytes),
+            RowOrder::Interleaved { heads } => Cow::Owned(halves_apart(bytes, entry.shape[0], heads)),
+        };
+        Ok(Stored { format: *format, shape: entry.shape.clone(), bytes })
+    }
+
+    /// The weight files, in the order they were named; with `config_json` and the tokenizer they are the model.
+    pub fn files(&self) -> Vec<&Path> {
+        self.files.iter().map(|file| file.path.as_path()).collect()
+    }
+
+    /// Bytes of all tensors as stored.
+    pub fn weights_bytes(&self) -> u64 {
+        self.entries.values().map(|entry| (entry.end - entry.start) as u64).sum()
+    }
+
+    fn missing(&self, name: &str) -> anyhow::Error {
+        let files: Vec<String> = self.files.iter().map(|file| file.path.display().to_string()).collect();
+        let place = match files.as_slice() {
+            [only] => only.clone(),
+            [first, .., last] => format!("{first} to {last}"),
+            [] => self.config_place.clone(),
+        };
+        anyhow!("{place}: tensor `{name}` is missing, but {} asks for it", self.config_place)
+    }
+}
+
+/// Rows of each head from (pair, half) to (half, pair) order; whole rows move, so quantised ones may.
+fn halves_apart(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    let row_bytes = bytes.len() / rows;
+    let half = rows / heads / 2;
+    let mut moved = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        let (head, place) = (row / (2 * half), row % (2 * half));
+        let source = head * 2 * half + 2 * (place % half) + place / half;
+        moved.extend_from_slice(&bytes[source * row_bytes..][..row_bytes]);
+    }
+    moved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interleaved_rows_come_apart_into_halves() {
+        // llama.cpp writes the hub's head rows a0 a1 a2 b0 b1 b2 (halves a, b) as a0 b0 a1 b1 a2 b2.
+        let stored = [0, 10, 1, 11, 2, 12, 20, 30, 21, 31, 22, 32];
+        assert_eq!(halves_apart(&stored, 12, 2), [0, 1, 2, 10, 11, 12, 20, 21, 22, 30, 31, 32]);
+        // Rows of two bytes move whole.
+        let stored = [0, 0, 10, 10, 1, 1, 11, 11];
+        assert_eq!(halves_apart(&stored, 4, 1), [0, 0, 1, 1, 10, 10, 11, 11]);
+    }
+
+    #[test]
+    fn bytes_of_a_shape_need_whole_blocks() {
+        assert_eq!(Format::BF16.bytes(&[3, 5]), Some(30));
+        assert_eq!(Format::Ggml(GgmlDType::Q4_1).bytes(&[3, 64]), Some(3 * 2 * 20));
+        assert_eq!(Format::Ggml(GgmlDType::Q4_1).bytes(&[32, 3]), None);
+        assert_eq!(Format::F32.bytes(&[usize::MAX, 2]), None);
+        assert_eq!(Format::F32.bytes(&[usize::MAX]), None);
     }
 }

@@ -1,24 +1,283 @@
-//! NF4 with double quantisation, as bitsandbytes stores it.
+//! NF4 with double quantisation, as bitsandbytes stores it (Dettmers et al.: QLoRA, 2023; bitsandbytes 0.50.2).
+//!
+//! Values are taken row-major in blocks of 64. A block keeps its largest magnitude (`absmax`) and for each value the
+//! nearest of 16 codes to `value / absmax`, two a byte, the first in the high nibble. Double quantisation then stores
+//! the absmax themselves in 8 bits: minus their mean, in blocks of 256, as the nearest of 256 codes of the signed
+//! "dynamic map". bitsandbytes finds that nearest code by a coarse look-up and is at times one code off; here it is
+//! exact. The fields are what bitsandbytes writes into safetensors (`absmax`, `nested_absmax`, offset).
 
-use anyhow::Result;
+use std::sync::LazyLock;
 
-/// A quantised matrix: 4-bit codes, absmax per block of 64 (itself 8-bit in blocks of 256).
-#[derive(Clone, Debug)]
-pub struct Nf4 {}
+use anyhow::{Result, ensure};
+use rayon::prelude::*;
+
+/// Values that share an absmax.
+pub const BLOCK: usize = 64;
+/// Absmax values that share a scale under double quantisation.
+pub const NESTED_BLOCK: usize = 256;
+/// Blocks a worker takes at a time.
+const BLOCKS_A_TASK: usize = 256;
+
+/// The 16 codes: quantiles of a normal distribution, scaled to -1..1, with an exact 0.
+pub const CODES: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// A quantised matrix: 4-bit codes, absmax per block of 64.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nf4 {
+    /// Values held.
+    pub count: usize,
+    /// Two codes a byte, the first in the high nibble.
+    pub packed: Vec<u8>,
+    pub absmax: Absmax,
+}
+
+/// The largest magnitude of each block.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Absmax {
+    Plain(Vec<f32>),
+    /// `map[code] * scale + offset`, a scale for each 256 blocks.
+    Double {
+        codes: Vec<u8>,
+        scales: Vec<f32>,
+        offset: f32,
+    },
+}
 
 impl Nf4 {
-    /// Quantises `values` (row-major).
-    pub fn quantize(_values: &[f32], _double: bool) -> Result<Nf4> {
-        todo!()
+    /// Quantises `values` (row-major). A value that is not finite is an error that gives its place.
+    pub fn quantize(values: &[f32], double: bool) -> Result<Nf4> {
+        if let Some(place) = values.par_iter().position_first(|value| !value.is_finite()) {
+            anyhow::bail!("value {place} is {}; only finite weights can be quantised", values[place]);
+        }
+        let mut packed = vec![0u8; values.len().div_ceil(2)];
+        let mut absmax = vec![0f32; values.len().div_ceil(BLOCK)];
+        packed
+            .par_chunks_mut(BLOCKS_A_TASK * BLOCK / 2)
+            .zip(absmax.par_chunks_mut(BLOCKS_A_TASK))
+            .zip(values.par_chunks(BLOCKS_A_TASK * BLOCK))
+            .for_each(|((packed, absmax), values)| {
+                for ((packed, absmax), values) in packed.chunks_mut(BLOCK / 2).zip(absmax).zip(values.chunks(BLOCK)) {
+                    *absmax = quantize_block(values, packed);
+                }
+            });
+        let absmax = if double { Absmax::double(&absmax)? } else { Absmax::Plain(absmax) };
+        Ok(Nf4 { count: values.len(), packed, absmax })
     }
 
     /// `code * absmax` in f32.
     pub fn dequantize(&self) -> Vec<f32> {
-        todo!()
+        let mut values = vec![0.0; self.count];
+        self.dequantize_into(&mut values);
+        values
+    }
+
+    /// [`Nf4::dequantize`] into a buffer of `count` values.
+    pub fn dequantize_into(&self, values: &mut [f32]) {
+        assert_eq!(values.len(), self.count, "the buffer holds as many values as were quantised");
+        let absmax = self.absmax.values();
+        values
+            .par_chunks_mut(BLOCKS_A_TASK * BLOCK)
+            .zip(self.packed.par_chunks(BLOCKS_A_TASK * BLOCK / 2))
+            .zip(absmax.par_chunks(BLOCKS_A_TASK))
+            .for_each(|((values, packed), absmax)| {
+                for ((values, packed), absmax) in values.chunks_mut(BLOCK).zip(packed.chunks(BLOCK / 2)).zip(absmax) {
+                    for (index, value) in values.iter_mut().enumerate() {
+                        let byte = packed[index / 2];
+                        let code = if index % 2 == 0 { byte >> 4 } else { byte & 15 };
+                        *value = CODES[usize::from(code)] * absmax;
+                    }
+                }
+            });
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        todo!()
+        self.packed.len()
+            + match &self.absmax {
+                Absmax::Plain(values) => 4 * values.len(),
+                Absmax::Double { codes, scales, .. } => codes.len() + 4 * scales.len() + 4,
+            }
+    }
+}
+
+/// Fills `packed` and returns the block's absmax.
+fn quantize_block(values: &[f32], packed: &mut [u8]) -> f32 {
+    let absmax = values.iter().fold(0f32, |most, value| most.max(value.abs()));
+    let divisor = if absmax == 0.0 { 1.0 } else { absmax };
+    let mut codes = [0u8; BLOCK];
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = nearest_code(value / divisor);
+    }
+    for (byte, pair) in packed.iter_mut().zip(codes.chunks_exact(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    absmax
+}
+
+/// The number of midpoints below `value`: the nearest code, the lower one of two equally near, as bitsandbytes decides.
+fn nearest_code(value: f32) -> u8 {
+    const MIDPOINTS: [f32; 15] = {
+        let mut midpoints = [0.0; 15];
+        let mut index = 0;
+        while index < 15 {
+            midpoints[index] = (CODES[index] + CODES[index + 1]) / 2.0;
+            index += 1;
+        }
+        midpoints
+    };
+    // No branch: fifteen comparisons a value, several values at once.
+    MIDPOINTS.iter().map(|midpoint| u8::from(value > *midpoint)).sum()
+}
+
+impl Absmax {
+    fn double(absmax: &[f32]) -> Result<Absmax> {
+        ensure!(!absmax.is_empty(), "an empty matrix cannot be quantised");
+        let offset = (absmax.iter().map(|value| f64::from(*value)).sum::<f64>() / absmax.len() as f64) as f32;
+        let mut codes = Vec::with_capacity(absmax.len());
+        let mut scales = Vec::with_capacity(absmax.len().div_ceil(NESTED_BLOCK));
+        for block in absmax.chunks(NESTED_BLOCK) {
+            let scale = block.iter().fold(0f32, |most, value| most.max((value - offset).abs()));
+            let divisor = if scale == 0.0 { 1.0 } else { scale };
+            codes.extend(block.iter().map(|value| nearest_dynamic((value - offset) / divisor)));
+            scales.push(scale);
+        }
+        Ok(Absmax::Double { codes, scales, offset })
+    }
+
+    /// The absmax of each block, decoded.
+    pub fn values(&self) -> Vec<f32> {
+        match self {
+            Absmax::Plain(values) => values.clone(),
+            Absmax::Double { codes, scales, offset } => codes
+                .chunks(NESTED_BLOCK)
+                .zip(scales)
+                .flat_map(|(codes, scale)| {
+                    codes.iter().map(move |code| dynamic_map()[usize::from(*code)] * scale + offset)
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The nearest code of the dynamic map, the lower one of two equally near.
+fn nearest_dynamic(value: f32) -> u8 {
+    let map = dynamic_map();
+    let above = map.partition_point(|code| *code < value).min(255);
+    let below = above.saturating_sub(1);
+    let distance = |index: usize| (f64::from(map[index]) - f64::from(value)).abs();
+    if distance(below) <= distance(above) { below as u8 } else { above as u8 }
+}
+
+/// The 256 signed codes of `create_dynamic_map`, ascending: for i in 0..7 the midpoints of 2^i equal bins of 0.1..1,
+/// times 10^(i - 6), of both signs; 0; and 1 (there is no -1).
+pub fn dynamic_map() -> &'static [f32; 256] {
+    static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
+        let mut codes = vec![0.0, 1.0];
+        for exponent in 0..7 {
+            let edges = linspace((1 << exponent) + 1);
+            let scale = 10f64.powi(exponent - 6) as f32;
+            codes.extend(edges.windows(2).flat_map(|edge| {
+                let middle = scale * ((edge[0] + edge[1]) / 2.0);
+                [middle, -middle]
+            }));
+        }
+        codes.sort_by(f32::total_cmp);
+        codes.try_into().expect("2 + 2 * (1 + 2 + ... + 64) are 256")
+    });
+    &MAP
+}
+
+/// `torch.linspace(0.1, 1, count)` to the bit: from both ends, each product and sum rounded once.
+fn linspace(count: usize) -> Vec<f32> {
+    let (start, end) = (0.1f32, 1.0f32);
+    let step = (end - start) / (count - 1) as f32;
+    (0..count)
+        .map(|index| {
+            if index < count / 2 {
+                step.mul_add(index as f32, start)
+            } else {
+                (-step).mul_add((count - 1 - index) as f32, end)
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_by_hand() {
+        // absmax 2: 2 -> code 15, -2 -> 0, 0 -> 7, 0.9 / 2 = 0.45 -> 12 (0.4407).
+        let nf4 = Nf4::quantize(&[2.0, -2.0, 0.0, 0.9], false).unwrap();
+        assert_eq!(nf4.packed, [0xf0, 0x7c]);
+        assert_eq!(nf4.absmax, Absmax::Plain(vec![2.0]));
+        assert_eq!(nf4.dequantize(), [2.0, -2.0, 0.0, 2.0 * CODES[12]]);
+        assert_eq!(nf4.bytes(), 2 + 4);
+    }
+
+    #[test]
+    fn a_zero_block_and_a_last_short_odd_block() {
+        let mut values = vec![0.0; BLOCK];
+        values.extend([1.0, -0.5, 0.25]);
+        let nf4 = Nf4::quantize(&values, false).unwrap();
+        assert_eq!(nf4.packed[..32], [0x77; 32]);
+        assert_eq!(nf4.packed.len(), 34);
+        assert_eq!(nf4.absmax, Absmax::Plain(vec![0.0, 1.0]));
+        // -0.5 is nearest to -0.5251 (code 2), 0.25 to 0.2461 (code 10).
+        assert_eq!(nf4.dequantize()[BLOCK - 1..], [0.0, 1.0, CODES[2], CODES[10]]);
+    }
+
+    #[test]
+    fn every_code_finds_itself_and_midpoints_go_down() {
+        for (index, code) in CODES.iter().enumerate() {
+            assert_eq!(usize::from(nearest_code(*code)), index);
+        }
+        // The boundary constants of bitsandbytes' dQuantizeNF4.
+        for (midpoint, below) in [(0.039_790_15, 7u8), (0.389_312_54, 11), (-0.137_911_73, 5), (-0.848_096_4, 0)] {
+            let midpoint: f32 = midpoint;
+            assert_eq!(nearest_code(midpoint), below);
+            assert_eq!(nearest_code(midpoint.next_up()), below + 1);
+        }
+    }
+
+    #[test]
+    fn every_dynamic_code_finds_itself() {
+        for (index, code) in dynamic_map().iter().enumerate() {
+            assert_eq!(usize::from(nearest_dynamic(*code)), index);
+        }
+        assert_eq!((nearest_dynamic(-1.0), nearest_dynamic(1.0)), (0, 255));
+    }
+
+    #[test]
+    fn equal_blocks_survive_double_quantisation_exactly() {
+        // All absmax equal their mean, so the nested scale is 0 and the offset carries them.
+        let nf4 = Nf4::quantize(&[0.5; 3 * BLOCK], true).unwrap();
+        assert_eq!(nf4.dequantize(), [0.5; 3 * BLOCK]);
+        assert_eq!(nf4.bytes(), 96 + 3 + 4 + 4);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_named() {
+        let error = Nf4::quantize(&[1.0, f32::NAN], true).unwrap_err().to_string();
+        assert!(error.contains("value 1 is NaN"), "{error}");
+        assert!(Nf4::quantize(&[], true).is_err());
     }
 }

@@ -17,11 +17,10 @@ use safetensors::{Dtype, SafeTensors, View, serialize_to_file};
 use super::fused::{gate_and_up, per_expert};
 use super::peft_config::PeftConfig;
 pub use super::peft_config::PeftSettings;
-use super::target::{Site, sites};
 use super::{Adapter, LoraPair, Matrix};
 use crate::disk;
 use crate::model::config::ModelConfig;
-use crate::model::names;
+use crate::model::names::{self, ExpertPart, Linear};
 
 pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -99,17 +98,17 @@ impl View for F32<'_> {
 type Halves = (Option<Matrix>, Option<Matrix>);
 
 fn assemble(bytes: &[u8], settings: &PeftConfig, config: &ModelConfig) -> Result<Adapter> {
-    let sites = sites(config);
-    let places: HashMap<&str, (usize, &Site)> =
-        sites.iter().enumerate().map(|(index, site)| (site.module.as_str(), (index, site))).collect();
+    let linears: Vec<Linear> = (0..config.num_hidden_layers).flat_map(|layer| names::linears(config, layer)).collect();
+    let places: HashMap<&str, (usize, &Linear)> =
+        linears.iter().enumerate().map(|(index, linear)| (linear.module.as_str(), (index, linear))).collect();
     let mut found: BTreeMap<usize, LoraPair> = BTreeMap::new();
     for (module, (a, b)) in halves(bytes)? {
         for pair in pairs(&module, a, b, settings, config)? {
-            let Some(&(index, site)) = places.get(pair.module.as_str()) else {
+            let Some(&(index, linear)) = places.get(pair.module.as_str()) else {
                 bail!("`{module}` is no linear of this model's layers, so its tensors could not be used");
             };
-            check_shape(&pair, site)?;
-            ensure!(found.insert(index, pair).is_none(), "`{}` has two pairs", site.module);
+            check_shape(&pair, linear)?;
+            ensure!(found.insert(index, pair).is_none(), "`{}` has two pairs", linear.module);
         }
     }
     ensure!(!found.is_empty(), "the file holds no LoRA pair");
@@ -189,10 +188,10 @@ fn fused(
     for (expert, factors) in split.into_iter().enumerate() {
         if gate_up {
             let (w1, w3) = gate_and_up(factors)?;
-            pairs.push(pair(names::w1(layer, expert), w1));
-            pairs.push(pair(names::w3(layer, expert), w3));
+            pairs.push(pair(names::expert(layer, expert, ExpertPart::W1), w1));
+            pairs.push(pair(names::expert(layer, expert, ExpertPart::W3), w3));
         } else {
-            pairs.push(pair(names::w2(layer, expert), factors));
+            pairs.push(pair(names::expert(layer, expert, ExpertPart::W2), factors));
         }
     }
     Ok(pairs)
@@ -203,17 +202,17 @@ fn check_rank(module: &str, found: usize, stated: usize) -> Result<()> {
     Ok(())
 }
 
-fn check_shape(pair: &LoraPair, site: &Site) -> Result<()> {
+fn check_shape(pair: &LoraPair, linear: &Linear) -> Result<()> {
     ensure!(
-        pair.a.columns == site.inputs && pair.b.rows == site.outputs && pair.a.rows == pair.b.columns,
+        pair.a.columns == linear.inputs && pair.b.rows == linear.outputs && pair.a.rows == pair.b.columns,
         "`{}`: lora_A ({}, {}) and lora_B ({}, {}) do not fit a linear of {} inputs and {} outputs",
         pair.module,
         pair.a.rows,
         pair.a.columns,
         pair.b.rows,
         pair.b.columns,
-        site.inputs,
-        site.outputs
+        linear.inputs,
+        linear.outputs
     );
     Ok(())
 }

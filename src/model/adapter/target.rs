@@ -1,13 +1,10 @@
-//! The linears of a model that LoRA can be put on, in the order of the layers.
+//! The kinds of linears that LoRA can be put on.
 
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use serde::Deserialize;
-
-use crate::model::config::{Mixture, ModelConfig};
-use crate::model::names;
 
 /// What a linear does in its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -28,16 +25,6 @@ pub enum Target {
     Down,
 }
 
-/// One linear of a model: `outputs x inputs`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Site {
-    /// Module path as the checkpoint spells it.
-    pub module: String,
-    pub target: Target,
-    pub inputs: usize,
-    pub outputs: usize,
-}
-
 impl Target {
     pub const ALL: [Target; 11] = [
         Target::Query,
@@ -52,6 +39,11 @@ impl Target {
         Target::Up,
         Target::Down,
     ];
+
+    /// What the linear `module` is: its path's last part says so.
+    pub fn of(module: &str) -> Result<Target> {
+        module.rsplit('.').next().unwrap_or(module).parse()
+    }
 
     /// The last part of the module path, as PEFT's `target_modules` lists it.
     pub fn name(self) -> &'static str {
@@ -94,40 +86,6 @@ impl TryFrom<String> for Target {
     fn try_from(name: String) -> Result<Target> {
         name.parse()
     }
-}
-
-/// Every linear of the layers: attention, then the router and each expert, or the dense feed-forward.
-pub fn sites(config: &ModelConfig) -> Vec<Site> {
-    (0..config.num_hidden_layers).flat_map(|layer| layer_sites(config, layer)).collect()
-}
-
-fn layer_sites(config: &ModelConfig, layer: usize) -> Vec<Site> {
-    let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-    let queries = config.num_attention_heads * config.head_dim;
-    let keys = config.num_key_value_heads * config.head_dim;
-    let site = |module: String, target, inputs, outputs| Site { module, target, inputs, outputs };
-    let mut sites = vec![
-        site(names::q_proj(layer), Target::Query, hidden, queries),
-        site(names::k_proj(layer), Target::Key, hidden, keys),
-        site(names::v_proj(layer), Target::Value, hidden, keys),
-        site(names::o_proj(layer), Target::Output, queries, hidden),
-    ];
-    match config.mixture {
-        Some(Mixture { experts, .. }) => {
-            sites.push(site(names::router(layer), Target::Router, hidden, experts));
-            for expert in 0..experts {
-                sites.push(site(names::w1(layer, expert), Target::W1, hidden, wide));
-                sites.push(site(names::w2(layer, expert), Target::W2, wide, hidden));
-                sites.push(site(names::w3(layer, expert), Target::W3, hidden, wide));
-            }
-        }
-        None => {
-            sites.push(site(names::gate_proj(layer), Target::Gate, hidden, wide));
-            sites.push(site(names::up_proj(layer), Target::Up, hidden, wide));
-            sites.push(site(names::down_proj(layer), Target::Down, wide, hidden));
-        }
-    }
-    sites
 }
 
 #[cfg(test)]

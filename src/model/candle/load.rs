@@ -12,7 +12,7 @@ use super::linear::{Linear, Weight};
 use super::rotary::Rotary;
 use super::{CandleDecoder, Layer, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
-use crate::model::names;
+use crate::model::names::{self, ExpertPart};
 use crate::weights::Checkpoint;
 use crate::weights::nf4::Nf4;
 
@@ -113,8 +113,8 @@ impl Loader<'_> {
                 names::up_proj(index),
             ])?));
         };
-        let expert =
-            |expert: usize| self.mlp([names::w1(index, expert), names::w2(index, expert), names::w3(index, expert)]);
+        let parts = [ExpertPart::W1, ExpertPart::W2, ExpertPart::W3];
+        let expert = |expert: usize| self.mlp(parts.map(|part| names::expert(index, expert, part)));
         Ok(FeedForward::Mixture(Mixture {
             router: self.linear(names::router(index), mixture.experts, self.config.hidden_size)?,
             experts: (0..mixture.experts).map(expert).collect::<Result<_>>()?,
