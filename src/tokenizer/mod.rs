@@ -194,6 +194,3 @@ fn clean_up_spaces(text: &str) -> String {
     ];
     pairs.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
-
-#[cfg(test)]
-mod tests;
