@@ -10,6 +10,7 @@ pub mod python;
 pub mod random;
 pub mod request;
 pub mod score;
+pub mod settings;
 pub mod stats;
 // 1 weights and doors, one per heavy package
 pub mod weights;

@@ -1,7 +1,11 @@
 //! An engine answers requests. It is given all of an evaluation's documents at once, because knowing the whole work
 //! is what lets it share prefixes and visit each layer once for many tokens; it reports documents as they finish.
 
+mod generate;
+pub mod local;
 pub mod scripted;
+pub mod tokens;
+pub mod trie;
 
 use anyhow::Result;
 

@@ -40,6 +40,12 @@ impl Packed {
         self.segments.len() - 1
     }
 
+    /// Appends a segment that continues a cached sequence of `position` tokens.
+    pub fn push_at(&mut self, ids: &[u32], position: usize) {
+        self.segments.push(Segment { start: self.ids.len(), len: ids.len(), parent: None, position });
+        self.ids.extend_from_slice(ids);
+    }
+
     pub fn len(&self) -> usize {
         self.ids.len()
     }

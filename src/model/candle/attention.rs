@@ -1,0 +1,129 @@
+//! Grouped-query attention over packed segments: each attends to its ancestors whole and to itself causally.
+//!
+//! Queries go in blocks, each against the keys it can see and no others: half of the square is never computed, and no
+//! score tensor outgrows the cache.
+
+use anyhow::Result;
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::cache::Cache;
+use super::linear::{Linear, Mode};
+use super::ops::{Visible, causal_softmax, rotate};
+use crate::model::config::ModelConfig;
+use crate::model::packed::Packed;
+
+/// Query rows per block and head.
+const BLOCK: usize = 128;
+
+pub struct Attention {
+    pub q: Linear,
+    pub k: Linear,
+    pub v: Linear,
+    pub o: Linear,
+}
+
+/// What all layers of one pass share: the layout and its rotary angles.
+#[derive(Clone)]
+pub struct Pass<'a> {
+    pub packed: &'a Packed,
+    pub cos: Tensor, // (tokens, head_dim / 2)
+    pub sin: Tensor,
+    pub mode: Mode<'a>,
+}
+
+/// One layer's keys and values.
+struct KeysValues {
+    keys: Tensor,   // (tokens, kv_heads, head_dim)
+    values: Tensor, // (tokens, kv_heads, head_dim)
+}
+
+impl Attention {
+    /// `x`: (tokens, hidden) -> (tokens, hidden). With `caches` (one a segment), each segment continues its cache and is
+    /// appended to it.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        pass: &Pass,
+        config: &ModelConfig,
+        caches: Option<(usize, &mut [Cache])>,
+    ) -> Result<Tensor> {
+        let heads = |linear: &Linear, count: usize| -> Result<Tensor> {
+            Ok(linear.forward(x, pass.mode)?.reshape((pass.packed.len(), count, config.head_dim))?)
+        };
+        let queries = rotate(&heads(&self.q, config.num_attention_heads)?, &pass.cos, &pass.sin)?;
+        let keys = rotate(&heads(&self.k, config.num_key_value_heads)?, &pass.cos, &pass.sin)?;
+        let own = KeysValues { keys, values: heads(&self.v, config.num_key_value_heads)? };
+        let seen = match caches {
+            None => (0..pass.packed.segments.len()).map(|index| own.seen_by(pass.packed, index)).collect(),
+            Some((layer, caches)) => own.append_to(pass.packed, layer, caches),
+        };
+        let mixed = attend(&queries, &seen.into_iter().collect::<Result<Vec<_>>>()?, pass.packed, config)?;
+        self.o.forward(&mixed, pass.mode)
+    }
+}
+
+impl KeysValues {
+    /// What segment `index` attends to: its ancestors' rows and its own.
+    fn seen_by(&self, packed: &Packed, index: usize) -> Result<KeysValues> {
+        let chain: Vec<usize> = packed.ancestors(index).into_iter().chain([index]).collect();
+        let gather = |tensor: &Tensor| -> Result<Tensor> {
+            let parts: Result<Vec<Tensor>> = chain
+                .iter()
+                .map(|&part| Ok(tensor.narrow(0, packed.segments[part].start, packed.segments[part].len)?))
+                .collect();
+            let parts = parts?;
+            Ok(if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 0)? })
+        };
+        Ok(KeysValues { keys: gather(&self.keys)?, values: gather(&self.values)? })
+    }
+
+    fn append_to(&self, packed: &Packed, layer: usize, caches: &mut [Cache]) -> Vec<Result<KeysValues>> {
+        let append = |(segment, cache): (&crate::model::packed::Segment, &mut Cache)| {
+            let keys = self.keys.narrow(0, segment.start, segment.len)?;
+            let values = self.values.narrow(0, segment.start, segment.len)?;
+            let (keys, values) = cache.append(layer, &keys, &values)?;
+            Ok(KeysValues { keys, values })
+        };
+        packed.segments.iter().zip(caches).map(append).collect()
+    }
+}
+
+/// All segments' queries against what each sees: (tokens, heads, head_dim) -> (tokens, heads * head_dim).
+fn attend(queries: &Tensor, seen: &[KeysValues], packed: &Packed, config: &ModelConfig) -> Result<Tensor> {
+    let blocks: Vec<(usize, usize)> = packed
+        .segments
+        .iter()
+        .enumerate()
+        .flat_map(|(index, segment)| (0..segment.len).step_by(BLOCK).map(move |start| (index, start)))
+        .collect();
+    let outputs: Result<Vec<Tensor>> = blocks
+        .par_iter()
+        .map(|&(index, start)| {
+            let segment = &packed.segments[index];
+            let count = BLOCK.min(segment.len - start);
+            let past = seen[index].keys.dim(0)? - segment.len;
+            let block = queries.narrow(0, segment.start + start, count)?;
+            attend_block(&block, &seen[index], past + start, config)
+        })
+        .collect();
+    Ok(Tensor::cat(&outputs?, 0)?)
+}
+
+/// One block of queries, the first of which sees `past` keys before its own. -> (queries, heads * head_dim)
+fn attend_block(queries: &Tensor, seen: &KeysValues, past: usize, config: &ModelConfig) -> Result<Tensor> {
+    let (count, heads, head_dim) = queries.dims3()?;
+    let (kv_heads, group) = (config.num_key_value_heads, heads / config.num_key_value_heads);
+    let heads_first = |tensor: &Tensor| tensor.narrow(0, 0, past + count)?.transpose(0, 1); // (kv_heads, keys, head_dim)
+    let queries = queries
+        .reshape((count, kv_heads, group, head_dim))?
+        .permute((1, 2, 0, 3))?
+        .contiguous()?
+        .reshape((kv_heads, group * count, head_dim))?;
+    let scores = queries.matmul(&heads_first(&seen.keys)?.t()?)?; // (kv_heads, group * queries, keys)
+    let visible = Visible { queries: count, first: past + 1, window: config.sliding_window };
+    let weights = causal_softmax(&scores, 1.0 / (head_dim as f64).sqrt(), visible)?;
+    let mixed = weights.matmul(&heads_first(&seen.values)?)?; // (kv_heads, group * queries, head_dim)
+    let mixed = mixed.reshape((kv_heads, group, count, head_dim))?.permute((2, 0, 1, 3))?;
+    Ok(mixed.contiguous()?.reshape((count, heads * head_dim))?)
+}

@@ -1,0 +1,78 @@
+//! A frozen linear with, where an adapter says so, a LoRA pair beside it.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use candle_core::{Device, Tensor, Var};
+
+use super::dropout::Dropout;
+use super::graft::graft;
+use crate::weights::nf4::Nf4;
+
+/// How the frozen matrix is held.
+pub enum Weight {
+    Dense(Tensor), // (outputs, inputs)
+    /// Decoded anew at each use: a layer is visited once per wave or step, so this costs little and holds 4 bits.
+    Nf4(Arc<Nf4>),
+}
+
+/// The pair as tensors: `scale * (x A^T) B^T`.
+pub struct Lora {
+    pub a: Var, // (rank, inputs)
+    pub b: Var, // (outputs, rank)
+    pub scale: f64,
+}
+
+/// What a pass wants of its linears.
+#[derive(Clone, Copy, Default)]
+pub struct Mode<'a> {
+    /// Whether the result carries a graph back to its input and to the LoRA pairs.
+    pub differentiable: bool,
+    pub dropout: Option<&'a Dropout>,
+}
+
+/// `y = x W^T (+ scale * (x A^T) B^T)`.
+pub struct Linear {
+    /// Module path as the checkpoint spells it.
+    pub module: String,
+    pub outputs: usize,
+    pub inputs: usize,
+    pub weight: Weight,
+    pub lora: Option<Lora>,
+}
+
+impl Linear {
+    /// `x`: (rows, inputs) -> (rows, outputs). The gradient goes to `x` and to the pair, never to the frozen matrix.
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let weight = self.matrix(x.device())?;
+        let value = x.detach().matmul(&weight.t()?)?;
+        let frozen = graft(x, value, move |_, gradient| gradient.matmul(&weight))?;
+        match &self.lora {
+            None => Ok(frozen),
+            Some(lora) => Ok((frozen + self.update(x, lora, mode)?)?),
+        }
+    }
+
+    fn update(&self, x: &Tensor, lora: &Lora, mode: Mode) -> Result<Tensor> {
+        let input = match mode.dropout {
+            Some(dropout) => dropout.apply(x, &self.module)?,
+            None => x.clone(),
+        };
+        let (a, b) = match mode.differentiable {
+            true => (lora.a.as_tensor().clone(), lora.b.as_tensor().clone()),
+            false => (lora.a.as_detached_tensor(), lora.b.as_detached_tensor()),
+        };
+        Ok((input.matmul(&a.t()?)?.matmul(&b.t()?)? * lora.scale)?)
+    }
+
+    /// The frozen matrix, (outputs, inputs).
+    pub fn matrix(&self, device: &Device) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Dense(tensor) => Ok(tensor.clone()),
+            Weight::Nf4(codes) => {
+                Ok(Tensor::from_vec(codes.dequantize(), (self.outputs, self.inputs), &Device::Cpu)?
+                    .to_device(device)?)
+            }
+        }
+    }
+}
