@@ -1,1 +1,38 @@
-//! (being written)
+//! One checkpoint made into another: a dense model into a mixture, an adapter merged into its base.
+//!
+//! Both walk the tensors in the order a decoder does, hold one at a time, and write a Hugging Face folder that stands
+//! alone: weights, `config.json`, tokenizer.
+
+pub mod merge;
+pub mod upcycle;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::tokenizer::Tokenizer;
+use crate::weights::writer::Dtype;
+
+/// Makes `out`, which must not hold anything yet.
+fn empty_folder(out: &Path) -> Result<()> {
+    let place = || out.display().to_string();
+    ensure!(!out.exists() || out.is_dir(), "{}: there is a file of that name; name a new folder", out.display());
+    std::fs::create_dir_all(out).with_context(place)?;
+    let is_empty = std::fs::read_dir(out).with_context(place)?.next().is_none();
+    ensure!(is_empty, "{}: the folder is not empty; name a new one or remove it", out.display());
+    Ok(())
+}
+
+/// Writes what stands beside the weights.
+fn write_beside(out: &Path, config: &Value, tokenizer: &Tokenizer) -> Result<()> {
+    let path = out.join("config.json");
+    std::fs::write(&path, format!("{config:#}\n")).with_context(|| path.display().to_string())?;
+    tokenizer.save(out)
+}
+
+/// States the weights' dtype under the key the configuration uses for it (`torch_dtype`; transformers 5: `dtype`).
+fn state_dtype(config: &mut Value, dtype: Dtype) {
+    let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    config[key] = json!(dtype.torch_name());
+}

@@ -10,6 +10,7 @@ mod folder;
 pub mod gguf;
 mod llama_cpp;
 pub mod nf4;
+pub mod writer;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

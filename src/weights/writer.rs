@@ -1,0 +1,296 @@
+//! Writes a model's safetensors, in one file or in shards, tensor by tensor: no more than one is ever held.
+//!
+//! A safetensors header precedes the data, so all names and shapes are planned first and the tensors then come in that
+//! order. Files get their final names at the end, the single file or the index last: a folder in which it exists is
+//! complete.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::Format;
+use super::folder::{INDEX, SINGLE};
+
+/// Bytes of a shard unless said otherwise: what transformers writes.
+pub const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// How numbers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    F32,
+    F16,
+    BF16,
+}
+
+impl Dtype {
+    /// The one that loses nothing of a stored format (quantised blocks decode to f32).
+    pub fn of(format: Format) -> Dtype {
+        match format {
+            Format::F32 | Format::Ggml(_) => Dtype::F32,
+            Format::F16 => Dtype::F16,
+            Format::BF16 => Dtype::BF16,
+        }
+    }
+
+    /// `f32`, `f16` or `bf16`.
+    pub fn parse(name: &str) -> Result<Dtype> {
+        match name {
+            "f32" => Ok(Dtype::F32),
+            "f16" => Ok(Dtype::F16),
+            "bf16" => Ok(Dtype::BF16),
+            other => bail!("dtype `{other}` is not known; f32, f16 and bf16 are"),
+        }
+    }
+
+    /// As `config.json` spells it (`torch_dtype`).
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "float32",
+            Dtype::F16 => "float16",
+            Dtype::BF16 => "bfloat16",
+        }
+    }
+
+    fn safetensors_name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+            Dtype::BF16 => "BF16",
+        }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+        }
+    }
+
+    /// Little-endian bytes of `values`, rounded to nearest even.
+    fn encode(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Dtype::F32 => encoded(values, f32::to_le_bytes),
+            Dtype::F16 => encoded(values, |value| f16::from_f32(value).to_le_bytes()),
+            Dtype::BF16 => encoded(values, |value| bf16::from_f32(value).to_le_bytes()),
+        }
+    }
+}
+
+fn encoded<const N: usize>(values: &[f32], encode: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
+    const CHUNK: usize = 1 << 16;
+    let mut bytes = vec![0; values.len() * N];
+    bytes.par_chunks_mut(CHUNK * N).zip(values.par_chunks(CHUNK)).for_each(|(bytes, values)| {
+        for (bytes, value) in bytes.chunks_exact_mut(N).zip(values) {
+            bytes.copy_from_slice(&encode(*value));
+        }
+    });
+    bytes
+}
+
+/// A tensor that will be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+}
+
+impl Planned {
+    fn bytes(&self) -> u64 {
+        (self.shape.iter().product::<usize>() * self.dtype.bytes()) as u64
+    }
+}
+
+/// A model being written.
+pub struct Writer {
+    folder: PathBuf,
+    shards: Vec<Shard>,
+    /// The shard being written, and how many of its tensors are.
+    at: (usize, usize),
+    open: Option<File>,
+}
+
+struct Shard {
+    name: String,
+    tensors: Vec<Planned>,
+}
+
+impl Shard {
+    fn bytes(&self) -> u64 {
+        self.tensors.iter().map(Planned::bytes).sum()
+    }
+
+    /// The length and the header, padded so that the data is aligned.
+    fn header(&self) -> Vec<u8> {
+        let mut fields = Map::new();
+        fields.insert("__metadata__".to_owned(), json!({"format": "pt"})); // transformers insists on it
+        let mut start = 0;
+        for tensor in &self.tensors {
+            let end = start + tensor.bytes();
+            let dtype = tensor.dtype.safetensors_name();
+            let value = json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]});
+            fields.insert(tensor.name.clone(), value);
+            start = end;
+        }
+        let mut text = Value::Object(fields).to_string().into_bytes();
+        text.resize(text.len().next_multiple_of(8), b' ');
+        [&(text.len() as u64).to_le_bytes()[..], &text].concat()
+    }
+}
+
+impl Writer {
+    /// Plans `tensors`, in this order, into shards of at most `shard_bytes` (a larger tensor gets its own) in `folder`.
+    pub fn create(folder: &Path, tensors: Vec<Planned>, shard_bytes: u64) -> Result<Writer> {
+        ensure!(!tensors.is_empty(), "{}: a model without tensors cannot be written", folder.display());
+        let mut shards: Vec<Shard> = Vec::new();
+        for tensor in tensors {
+            match shards.last_mut() {
+                Some(shard) if shard.bytes() + tensor.bytes() <= shard_bytes => shard.tensors.push(tensor),
+                Some(_) | None => shards.push(Shard { name: String::new(), tensors: vec![tensor] }),
+            }
+        }
+        let count = shards.len();
+        for (index, shard) in shards.iter_mut().enumerate() {
+            shard.name = match count {
+                1 => SINGLE.to_owned(),
+                _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+            };
+        }
+        Ok(Writer { folder: folder.to_owned(), shards, at: (0, 0), open: None })
+    }
+
+    /// Writes the next tensor of the plan.
+    pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let (shard, tensor) = self.at;
+        let planned = self.shards.get(shard).map(|shard| &shard.tensors[tensor]);
+        let Some(planned) = planned.filter(|planned| planned.name == name).cloned() else {
+            bail!("{}: tensor `{name}` is not the next one planned", self.folder.display());
+        };
+        let bytes = planned.dtype.encode(values);
+        ensure!(bytes.len() as u64 == planned.bytes(), "tensor `{name}`: {} values for {planned:?}", values.len());
+        let path = self.temporary(shard);
+        let place = || path.display().to_string();
+        if tensor == 0 {
+            let mut file = File::create(&path).with_context(place)?;
+            file.write_all(&self.shards[shard].header()).with_context(place)?;
+            self.open = Some(file);
+        }
+        let file = self.open.as_mut().expect("opened with the shard's first tensor");
+        file.write_all(&bytes).with_context(place)?;
+        if tensor + 1 < self.shards[shard].tensors.len() {
+            self.at.1 += 1;
+            return Ok(());
+        }
+        file.sync_all().with_context(place)?;
+        self.open = None;
+        self.at = (shard + 1, 0);
+        Ok(())
+    }
+
+    /// Gives the files their names and returns them. Every planned tensor must have been written.
+    pub fn finish(self) -> Result<Vec<PathBuf>> {
+        if let Some(shard) = self.shards.get(self.at.0) {
+            bail!("{}: tensor `{}` was not written", self.folder.display(), shard.tensors[self.at.1].name);
+        }
+        let mut files = Vec::new();
+        for (index, shard) in self.shards.iter().enumerate() {
+            let path = self.folder.join(&shard.name);
+            std::fs::rename(self.temporary(index), &path).with_context(|| path.display().to_string())?;
+            files.push(path);
+        }
+        if self.shards.len() > 1 {
+            let path = self.folder.join(INDEX);
+            let temporary = self.folder.join(format!("{INDEX}.tmp"));
+            std::fs::write(&temporary, format!("{:#}\n", self.index())).with_context(|| path.display().to_string())?;
+            std::fs::rename(&temporary, &path).with_context(|| path.display().to_string())?;
+            files.push(path);
+        }
+        Ok(files)
+    }
+
+    fn index(&self) -> Value {
+        let total: u64 = self.shards.iter().map(Shard::bytes).sum();
+        let map: Map<String, Value> = self
+            .shards
+            .iter()
+            .flat_map(|shard| shard.tensors.iter().map(|tensor| (tensor.name.clone(), json!(shard.name))))
+            .collect();
+        json!({"metadata": {"total_size": total}, "weight_map": map})
+    }
+
+    fn temporary(&self, shard: usize) -> PathBuf {
+        self.folder.join(format!("{}.tmp", self.shards[shard].name))
+    }
+}
+
+impl Drop for Writer {
+    /// Removes what was not finished (after `finish` nothing is left under a temporary name).
+    fn drop(&mut self) {
+        for shard in 0..self.shards.len() {
+            let _ = std::fs::remove_file(self.temporary(shard)); // it may never have been made
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(name: &str, dtype: Dtype, shape: &[usize]) -> Planned {
+        Planned { name: name.to_owned(), dtype, shape: shape.to_vec() }
+    }
+
+    #[test]
+    fn numbers_are_rounded_to_nearest_even() {
+        // bf16 keeps 8 bits: 1 + 2^-8 lies midway between 1 and 1 + 2^-7 and goes to the even one, 1.
+        assert_eq!(Dtype::BF16.encode(&[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0]), [0x80, 0x3f, 0x82, 0x3f]);
+        assert_eq!(Dtype::F16.encode(&[1.0 + 1.0 / 2048.0]), [0x00, 0x3c]);
+        assert_eq!(Dtype::F32.encode(&[1.0]), [0, 0, 0x80, 0x3f]);
+    }
+
+    #[test]
+    fn tensors_fill_shards_and_a_large_one_stands_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = vec![
+            planned("a", Dtype::F32, &[2]),
+            planned("b", Dtype::F16, &[2]),
+            planned("c", Dtype::F32, &[100]),
+            planned("d", Dtype::BF16, &[1]),
+        ];
+        let mut writer = Writer::create(folder.path(), plan, 12).unwrap();
+        for (name, count) in [("a", 2), ("b", 2), ("c", 100), ("d", 1)] {
+            writer.write(name, &vec![1.5; count]).unwrap();
+        }
+        let files = writer.finish().unwrap();
+        let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(
+            names,
+            [
+                "model-00001-of-00003.safetensors",
+                "model-00002-of-00003.safetensors",
+                "model-00003-of-00003.safetensors",
+                INDEX
+            ]
+        );
+        let index: Value = serde_json::from_slice(&std::fs::read(&files[3]).unwrap()).unwrap();
+        assert_eq!(index["metadata"]["total_size"], 8 + 4 + 400 + 2);
+        assert_eq!(index["weight_map"]["b"], names[0]);
+    }
+
+    #[test]
+    fn what_is_not_finished_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = vec![planned("a", Dtype::F32, &[1]), planned("b", Dtype::F32, &[1])];
+        let mut writer = Writer::create(folder.path(), plan, 1000).unwrap();
+        assert!(writer.write("b", &[1.0]).unwrap_err().to_string().contains("`b` is not the next"));
+        writer.write("a", &[1.0]).unwrap();
+        assert!(writer.write("b", &[1.0, 2.0]).is_err());
+        assert!(writer.finish().unwrap_err().to_string().contains("`b` was not written"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
