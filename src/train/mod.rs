@@ -1,4 +1,9 @@
 //! (being written)
 
+pub mod adamw;
 pub mod dialogue;
 pub mod format;
+pub mod initial;
+pub mod order;
+pub mod recipe;
+pub mod schedule;
