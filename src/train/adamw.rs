@@ -2,7 +2,11 @@
 //! tensors): f32 moments, scalars in f64, decay apart from the gradient. bitsandbytes' paged 32-bit AdamW, which the post
 //! used, does the same but for where it adds epsilon.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use super::gradients::Gradients;
+use crate::model::adapter::Adapter;
 
 /// `[optimizer]` of a recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,14 +64,31 @@ impl Settings {
     }
 }
 
-/// The Euclidean norm over all `gradients`.
-pub fn norm<'a>(gradients: impl Iterator<Item = &'a [f32]>) -> f64 {
-    gradients.flatten().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
+/// The optimiser of an adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdamW {
+    pub settings: Settings,
+    /// Of the adapter's matrices, in order.
+    pub moments: Vec<Moments>,
+    /// Updates made.
+    pub updates: usize,
 }
 
-/// What gradients of that norm are multiplied by (torch's `clip_grad_norm_`).
-pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
-    (max_norm / (norm + 1e-6)).min(1.0)
+impl AdamW {
+    pub fn new(settings: Settings, adapter: &Adapter) -> AdamW {
+        let moments = adapter.matrices().map(|matrix| Moments::zeros(matrix.values.len())).collect();
+        AdamW { settings, moments, updates: 0 }
+    }
+
+    /// Moves `adapter` against `gradients` (as they are: clipped before).
+    pub fn step(&mut self, adapter: &mut Adapter, gradients: &Gradients, rate: f64) {
+        self.updates += 1;
+        let (settings, updates) = (self.settings, self.updates);
+        let matrices: Vec<_> = adapter.matrices_mut().zip(gradients.matrices()).zip(&mut self.moments).collect();
+        matrices.into_par_iter().for_each(|((matrix, gradient), moments)| {
+            settings.update(&mut matrix.values, gradient, moments, rate, updates);
+        });
+    }
 }
 
 #[cfg(test)]
@@ -105,14 +126,5 @@ mod tests {
         PLAIN.update(&mut values, &[1.0], &mut moments, 0.0, 1);
         assert_eq!(values, [1.0]);
         assert!(moments.mean[0] > 0.0);
-    }
-
-    #[test]
-    fn a_long_gradient_is_cut_to_its_norm() {
-        let norm = norm([&[3.0_f32][..], &[], &[0.0, 4.0]].into_iter());
-        assert_eq!(norm, 5.0);
-        assert!((clip_factor(norm, 0.3) - 0.059_999_988).abs() < 1e-9);
-        assert_eq!(clip_factor(0.1, 0.3), 1.0);
-        assert_eq!(clip_factor(0.0, 0.3), 1.0);
     }
 }
