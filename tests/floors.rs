@@ -28,7 +28,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("comfy_table", &["report"]),
     ("indicatif", &["progress"]),
     ("memmap2", &["weights"]),
-    ("safetensors", &["weights", "model"]),
+    ("safetensors", &["weights", "model", "train"]),
 ];
 
 const LONGEST_FILE: usize = 500;
