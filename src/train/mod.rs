@@ -1,1 +1,4 @@
 //! (being written)
+
+pub mod dialogue;
+pub mod format;
