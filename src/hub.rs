@@ -4,13 +4,13 @@
 //! huggingface_hub. What is complete in the cache is used without asking the network. Weights are taken as safetensors
 //! only; a GGUF file has to be named, since a repository holds many.
 
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
-use std::collections::BTreeSet;
-use std::io::IsTerminal;
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";

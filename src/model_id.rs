@@ -10,19 +10,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256_hex;
-use crate::weights::{Checkpoint, Format};
+use crate::weights::Checkpoint;
+use crate::weights::writer::Dtype;
 
 /// The engine of `engine::local`, with a number that grows when its arithmetic changes.
 pub const LOCAL_ENGINE: &str = "candle-cpu-1";
-
-/// How a model's weights are rounded when they are loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    F32,
-    Bf16,
-    F16,
-}
 
 /// How the linears of a model are held, when not in its dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -30,27 +22,6 @@ pub enum Dtype {
 pub enum Quantization {
     /// 4-bit NormalFloat with double quantisation, as QLoRA trains on.
     Nf4,
-}
-
-impl Dtype {
-    pub fn name(self) -> &'static str {
-        match self {
-            Dtype::F32 => "f32",
-            Dtype::Bf16 => "bf16",
-            Dtype::F16 => "f16",
-        }
-    }
-
-    /// The checkpoint's own: that of its first tensor. Quantised blocks of a GGUF file decode to f32.
-    pub fn of(checkpoint: &Checkpoint) -> Result<Dtype> {
-        let names = checkpoint.names();
-        let first = names.first().with_context(|| format!("{}: no tensors", checkpoint.config_place()))?;
-        Ok(match checkpoint.stored(first)?.format {
-            Format::F32 | Format::Ggml(_) => Dtype::F32,
-            Format::F16 => Dtype::F16,
-            Format::BF16 => Dtype::Bf16,
-        })
-    }
 }
 
 impl Quantization {
@@ -101,7 +72,7 @@ impl ModelId {
         file_digest: &mut dyn FnMut(&Path) -> Result<String>,
     ) -> Result<ModelId> {
         let checkpoint = Checkpoint::open(path)?;
-        let dtype = dtype.map_or_else(|| Dtype::of(&checkpoint), Ok)?;
+        let dtype = dtype.map_or_else(|| own_dtype(&checkpoint), Ok)?;
         let mut weights: Vec<PathBuf> = checkpoint.files().into_iter().map(Path::to_owned).collect();
         let mut tokenizer = weights.clone();
         if path.is_dir() {
@@ -131,6 +102,13 @@ impl ModelId {
     pub fn digest(&self) -> String {
         sha256_hex(serde_json::to_string(self).expect("strings always serialise").as_bytes())
     }
+}
+
+/// The checkpoint's own: that of its first tensor.
+fn own_dtype(checkpoint: &Checkpoint) -> Result<Dtype> {
+    let names = checkpoint.names();
+    let first = names.first().with_context(|| format!("{}: no tensors", checkpoint.config_place()))?;
+    Ok(Dtype::of(checkpoint.stored(first)?.format))
 }
 
 fn present(folder: &Path, names: &[&str]) -> Vec<PathBuf> {

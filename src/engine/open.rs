@@ -2,21 +2,21 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use candle_core::Device;
-use clap::ValueEnum;
 
 use super::local::LocalEngine;
 use crate::model::adapter::peft;
 use crate::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
-use crate::model_id::{Dtype, ModelId};
+use crate::model_id::ModelId;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
+use crate::weights::writer::Dtype;
 
 /// Loads the checkpoint at `path` with the adapter in the folder `adapter`, numbers as `id` says.
 pub fn open(path: &Path, adapter: Option<&Path>, id: &ModelId) -> Result<LocalEngine> {
-    let dtype = Dtype::from_str(&id.dtype, false).map_err(|error| anyhow!("dtype {}: {error}", id.dtype))?;
+    let dtype = Dtype::parse(&id.dtype)?;
     let checkpoint = Checkpoint::open(path)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
     let options = LoadOptions { device: Device::Cpu, numerics: numerics(dtype), nf4: id.quantization.is_some() };
@@ -31,7 +31,7 @@ pub fn open(path: &Path, adapter: Option<&Path>, id: &ModelId) -> Result<LocalEn
 fn numerics(dtype: Dtype) -> Numerics {
     match dtype {
         Dtype::F32 => Numerics::F32,
-        Dtype::Bf16 => Numerics::BF16,
+        Dtype::BF16 => Numerics::BF16,
         Dtype::F16 => Numerics::F16,
     }
 }

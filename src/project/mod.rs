@@ -14,16 +14,14 @@ use serde::Deserialize;
 pub use model::{ModelSpec, Source};
 
 use crate::hub::Repository;
-use crate::model_id::{Dtype, Quantization};
+use crate::model_id::Quantization;
 use crate::protocol::Protocol;
 use crate::published;
 use crate::settings;
 use crate::task::DataSource;
+use crate::weights::writer::Dtype;
 
 pub const FILE: &str = "fireval.toml";
-
-/// What `--data` and `dir` say for the slice in the binary.
-const BUNDLED: &str = "bundled";
 
 /// The file, key by key.
 #[derive(Default, Deserialize)]
@@ -51,7 +49,7 @@ struct WireModel {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireData {
-    dir: Option<PathBuf>,
+    dir: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -165,9 +163,12 @@ impl Project {
     }
 }
 
-/// Where `--data` or `dir` points.
-pub fn data_source(dir: &Path, folder: &Path) -> DataSource {
-    if dir == Path::new(BUNDLED) { DataSource::Bundled } else { DataSource::Folder(folder.join(dir)) }
+/// `dir` of `[data]`: `hub`, `bundled`, or a folder beside the file.
+fn data_source(dir: &str, folder: &Path) -> DataSource {
+    match DataSource::parse(dir) {
+        DataSource::Folder(dir) => DataSource::Folder(folder.join(dir)),
+        other @ (DataSource::Hub | DataSource::Bundled) => other,
+    }
 }
 
 impl WireModel {
@@ -222,7 +223,7 @@ mod tests {
         assert_eq!(project.resolve("base").unwrap().source, Source::Checkpoint("some/models/base".into()));
         let ft = project.resolve("ft").unwrap();
         assert_eq!(ft.adapter, Some("some/a".into()));
-        assert_eq!((ft.dtype, ft.quantization), (Some(Dtype::Bf16), Some(Quantization::Nf4)));
+        assert_eq!((ft.dtype, ft.quantization), (Some(Dtype::BF16), Some(Quantization::Nf4)));
         let big = Repository { name: "org/big".to_owned(), revision: Some("abc".to_owned()), file: None };
         assert_eq!(project.resolve("big").unwrap().source, Source::Hub(big));
         assert_eq!(project.data, Some(DataSource::Folder("some/data".into())));

@@ -9,10 +9,11 @@ use crate::engine::Engine;
 use crate::engine::open::open;
 use crate::engine::scripted::ScriptedEngine;
 use crate::hub::{self, Repository};
-use crate::model_id::{Dtype, ModelId, Quantization};
+use crate::model_id::{ModelId, Quantization};
 use crate::published::Published;
 use crate::store::Store;
 use crate::tokenizer::Tokenizer;
+use crate::weights::writer::Dtype;
 
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq)]
