@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use polars::prelude::{CsvReader, DataFrame, JsonFormat, JsonWriter, ParquetReader, SerReader, SerWriter};
 use serde_json::{Map, Value};
 
@@ -20,6 +20,8 @@ pub struct Rows {
     place: String,
     bytes: Cow<'static, [u8]>,
     lines: Vec<Line>,
+    /// Where only some rows of a file are at hand: how many it has, and the number of each line's row, ascending.
+    slice: Option<(usize, Vec<usize>)>,
 }
 
 /// Where a row's line lies in the bytes, and its number in the file, from 1.
@@ -46,13 +48,15 @@ impl Rows {
         }
     }
 
-    /// Opens the first of `stem.jsonl` and `stem.parquet` that exists.
+    /// Opens the first of `stem.jsonl`, `stem.parquet` and `stem.csv` that exists.
     pub fn find(stem: &Path) -> Result<Rows> {
-        let candidates: Vec<PathBuf> =
-            ["jsonl", "parquet"].iter().map(|ending| PathBuf::from(format!("{}.{ending}", stem.display()))).collect();
+        let candidates: Vec<PathBuf> = ["jsonl", "parquet", "csv"]
+            .iter()
+            .map(|ending| PathBuf::from(format!("{}.{ending}", stem.display())))
+            .collect();
         match candidates.iter().find(|path| path.exists()) {
             Some(path) => Rows::open(path),
-            None => bail!("there is no {} (nor .parquet in its place)", candidates[0].display()),
+            None => bail!("there is no {} (nor .parquet or .csv in its place)", candidates[0].display()),
         }
     }
 
@@ -67,7 +71,15 @@ impl Rows {
             }
             start = end + 1;
         }
-        Rows { place, bytes, lines }
+        Rows { place, bytes, lines, slice: None }
+    }
+
+    /// These rows as part of a file of `total`, whose rows `kept` they are.
+    pub fn as_slice_of(mut self, total: usize, kept: Vec<usize>) -> Result<Rows> {
+        let ascending = kept.is_sorted_by(|a, b| a < b) && kept.last().is_none_or(|&last| last < total);
+        ensure!(ascending && kept.len() == self.lines.len(), "{}: its list of kept rows is wrong", self.place);
+        self.slice = Some((total, kept));
+        Ok(self)
     }
 
     /// CSV with a header line; column types as polars infers them from all rows.
@@ -83,26 +95,39 @@ impl Rows {
         Ok(Rows::lines(place.to_owned(), Cow::Owned(bytes)))
     }
 
+    /// Rows of the file, at hand or not.
     pub fn len(&self) -> usize {
-        self.lines.len()
+        self.slice.as_ref().map_or(self.lines.len(), |(total, _)| *total)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.len() == 0
     }
 
     /// Where row `index` stands, for errors.
     pub fn place(&self, index: usize) -> String {
-        format!("{}, line {}", self.place, self.lines[index].number)
+        match self.line(index) {
+            Some(line) => format!("{}, line {}", self.place, line.number),
+            None => format!("{}, row {index}", self.place),
+        }
     }
 
     /// Row `index`, from 0.
     pub fn get(&self, index: usize) -> Result<Row> {
-        let line = &self.lines[index];
+        let Some(line) = self.line(index) else {
+            bail!("{}: not among the rows at hand; give the whole data with --data DIR", self.place(index));
+        };
         let row: serde_json::Result<Value> = serde_json::from_slice(&self.bytes[line.start..line.end]);
         match row.with_context(|| format!("{}: not JSON", self.place(index)))? {
             Value::Object(row) => Ok(row),
             _ => bail!("{}: a row is a JSON object", self.place(index)),
+        }
+    }
+
+    fn line(&self, index: usize) -> Option<&Line> {
+        match &self.slice {
+            None => self.lines.get(index),
+            Some((_, kept)) => kept.binary_search(&index).ok().map(|at| &self.lines[at]),
         }
     }
 }
@@ -135,6 +160,14 @@ mod tests {
         ParquetWriter::new(std::fs::File::create(&path).unwrap()).finish(&mut frame).unwrap();
         let rows = Rows::find(&folder.path().join("test")).unwrap();
         assert_eq!(rows.get(0).unwrap(), lines(text).get(0).unwrap());
+    }
+
+    #[test]
+    fn a_slice_keeps_the_numbers_of_the_whole() {
+        let rows = lines("{\"a\": 1}\n{\"a\": 2}\n").as_slice_of(10, vec![3, 7]).unwrap();
+        assert_eq!((rows.len(), &rows.get(7).unwrap()["a"]), (10, &Value::from(2)));
+        assert!(rows.get(4).unwrap_err().to_string().contains("row 4: not among the rows at hand"));
+        assert!(lines("{}\n").as_slice_of(10, vec![10]).is_err() && lines("{}\n").as_slice_of(10, vec![]).is_err());
     }
 
     #[test]

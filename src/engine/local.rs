@@ -59,6 +59,9 @@ struct Encoded {
 impl LocalEngine {
     fn score(&self, work: &Work, documents: &[usize], done: &mut Done) -> Result<()> {
         let encoder = self.encoder(work);
+        if documents.is_empty() {
+            return Ok(());
+        }
         let encoded: Result<Vec<Encoded>> = documents
             .par_iter()
             .map(|&document| {

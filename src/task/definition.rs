@@ -36,6 +36,19 @@ struct WireData {
     shots_file: Option<String>,
     #[serde(default)]
     shots_choice: ShotsChoice,
+    hub: Option<Hub>,
+}
+
+/// Where the rows lie on the hub.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hub {
+    pub repository: String,
+    /// A commit, so that the rows stay what they are.
+    pub revision: String,
+    /// Files in the repository.
+    pub evaluation: String,
+    pub shots: Option<String>,
 }
 
 /// Subtasks that lm-eval also averages under a name; it asks subtasks in the order of its groups.
@@ -164,6 +177,7 @@ pub struct Data {
     pub evaluation: String,
     pub shots: Option<String>,
     pub choice: ShotsChoice,
+    pub hub: Option<Hub>,
 }
 
 /// How a row becomes text, by shape.
@@ -251,6 +265,7 @@ impl Definition {
                 evaluation: wire.data.evaluation_file.unwrap_or_else(|| split_name.to_owned()),
                 shots: wire.data.shots_file,
                 choice: wire.data.shots_choice,
+                hub: wire.data.hub,
             },
             prompt,
         })

@@ -2,13 +2,13 @@
 //! `protocol.md`, sections 2, 3, 5 of 3, and 7.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Document;
 use super::definition::{Definition, Prompt, ShotsChoice, Split};
 use super::prompt::Item;
-use super::{DataSource, Document};
+use super::source::{DataFile, DataSource};
 use crate::chat::{ChatTemplate, Message, Role};
 use crate::digest::sha256_hex;
 use crate::protocol::Protocol;
@@ -38,13 +38,11 @@ pub fn documents(
     limit: Option<usize>,
     chat: Option<&ChatTemplate>,
 ) -> Result<Vec<Document>> {
-    let evaluation = data.rows(&task.data.folder, &task.data.evaluation)?;
-    let pool = match &task.data.shots {
-        Some(file) if task.shots > 0 => Some(data.rows(&task.data.folder, file)?),
-        _ => None,
-    };
+    let evaluation = data.evaluation(task)?;
+    let pool = data.shots(task)?;
     let shots = Shots::new(task, pool.as_ref())?;
-    let mut parts = parts(task, &evaluation, &task.name)?;
+    let limit = [limit, evaluation.documents].into_iter().flatten().min();
+    let mut parts = parts(task, &evaluation)?;
     parts.sort_by_key(|part| turn(task, protocol, &part.subtask));
     if let Some(subject) = subject {
         let known: Vec<String> = parts.iter().map(|part| part.subtask.clone()).collect();
@@ -53,7 +51,7 @@ pub fn documents(
     }
     let mut documents = Vec::new();
     for part in &parts {
-        let asked = Asked { task, protocol, limit, chat, evaluation: &evaluation, shots: &shots };
+        let asked = Asked { task, protocol, limit, chat, evaluation: &evaluation.rows, shots: &shots };
         documents.extend(asked.part(part)?);
     }
     ensure!(!documents.is_empty(), "{}: no documents", task.name);
@@ -61,14 +59,21 @@ pub fn documents(
 }
 
 /// The file's rows by subtask, subtasks in order of appearance (MMLU's follow each other alphabetically).
-fn parts(task: &Definition, rows: &Rows, whole: &str) -> Result<Vec<Part>> {
+fn parts(task: &Definition, file: &DataFile) -> Result<Vec<Part>> {
     let Some(field) = &task.subtask else {
-        return Ok(vec![Part { subtask: whole.to_owned(), rows: (0..rows.len()).collect() }]);
+        return Ok(vec![Part { subtask: task.name.clone(), rows: (0..file.rows.len()).collect() }]);
     };
+    if let Some(known) = &file.parts {
+        let part = |(subtask, first, count): &(String, usize, usize)| Part {
+            subtask: subtask.clone(),
+            rows: (*first..first + count).collect(),
+        };
+        return Ok(known.iter().map(part).collect());
+    }
     let mut parts: Vec<Part> = Vec::new();
     let mut index: HashMap<String, usize> = HashMap::new();
-    for row in 0..rows.len() {
-        let subtask = field.text(&rows.get(row)?).with_context(|| rows.place(row))?;
+    for row in 0..file.rows.len() {
+        let subtask = field.text(&file.rows.get(row)?).with_context(|| file.rows.place(row))?;
         let part = *index.entry(subtask.clone()).or_insert_with(|| {
             parts.push(Part { subtask, rows: Vec::new() });
             parts.len() - 1
@@ -98,14 +103,14 @@ struct Shots<'a> {
 }
 
 impl<'a> Shots<'a> {
-    fn new(task: &'a Definition, pool: Option<&'a Rows>) -> Result<Shots<'a>> {
+    fn new(task: &'a Definition, pool: Option<&'a DataFile>) -> Result<Shots<'a>> {
         let first = match (pool, task.data.choice) {
             (Some(pool), ShotsChoice::First) => {
-                parts(task, pool, &task.name)?.into_iter().map(|part| (part.subtask, part.rows)).collect()
+                parts(task, pool)?.into_iter().map(|part| (part.subtask, part.rows)).collect()
             }
             _ => HashMap::new(),
         };
-        Ok(Shots { task, pool, first })
+        Ok(Shots { task, pool: pool.map(|file| &file.rows), first })
     }
 
     /// The examples of the next document of `subtask`; draws from `random` whatever the protocol would draw.
@@ -254,16 +259,4 @@ fn digest(requests: &[Request]) -> String {
         bytes.push(0x1f);
     }
     sha256_hex(&bytes)
-}
-
-impl DataSource {
-    fn rows(&self, folder: &str, file: &str) -> Result<Rows> {
-        match self {
-            DataSource::Bundled => super::bundled(folder, file),
-            DataSource::Folder(root) => {
-                let stem: PathBuf = root.join(folder).join(file);
-                Rows::find(&stem).context("the data folder is laid out as tasks/README.md says")
-            }
-        }
-    }
 }

@@ -7,12 +7,12 @@ mod definition;
 mod document;
 mod metric;
 mod prompt;
+mod source;
 mod summary;
 mod template;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -21,12 +21,13 @@ use crate::chat::ChatTemplate;
 use crate::digest::sha256_hex;
 use crate::protocol::Protocol;
 use crate::request::{Request, Response};
-use crate::rows::Rows;
 use crate::score::DocScore;
 use crate::settings;
 use crate::stats::Estimate;
 use definition::Definition;
 use prompt::Item;
+
+pub use source::DataSource;
 
 /// The task files that are built in.
 const BUILT_IN: &[(&str, &str)] = &[
@@ -39,39 +40,6 @@ const BUILT_IN: &[(&str, &str)] = &[
 ];
 
 const SUITES: &[(&str, &str)] = &[("openllm", include_str!("../../tasks/openllm.toml"))];
-
-/// The bundled slice of the data: folder, file, rows.
-const BUNDLE: &[(&str, &str, &[u8])] = &[
-    ("arc_challenge", "train", include_bytes!("../../tasks/data/arc_challenge/train.jsonl")),
-    ("arc_challenge", "test", include_bytes!("../../tasks/data/arc_challenge/test.jsonl")),
-    ("hellaswag", "train", include_bytes!("../../tasks/data/hellaswag/train.jsonl")),
-    ("hellaswag", "validation", include_bytes!("../../tasks/data/hellaswag/validation.jsonl")),
-    ("mmlu", "dev", include_bytes!("../../tasks/data/mmlu/dev.jsonl")),
-    ("mmlu", "test", include_bytes!("../../tasks/data/mmlu/test.jsonl")),
-    ("truthfulqa", "mc_validation", include_bytes!("../../tasks/data/truthfulqa/mc_validation.jsonl")),
-    ("winogrande", "train_xl", include_bytes!("../../tasks/data/winogrande/train_xl.jsonl")),
-    ("winogrande", "validation", include_bytes!("../../tasks/data/winogrande/validation.jsonl")),
-    ("gsm8k", "train", include_bytes!("../../tasks/data/gsm8k/train.jsonl")),
-    ("gsm8k", "test", include_bytes!("../../tasks/data/gsm8k/test.jsonl")),
-];
-
-/// Where rows come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DataSource {
-    /// The slice in `tasks/data`, built into the binary.
-    Bundled,
-    /// A folder laid out as `tasks/README.md` says.
-    Folder(PathBuf),
-}
-
-impl DataSource {
-    pub fn describe(&self) -> String {
-        match self {
-            DataSource::Bundled => "bundled slice".to_owned(),
-            DataSource::Folder(path) => path.display().to_string(),
-        }
-    }
-}
 
 /// A checked task, or one subtask of it.
 #[derive(Clone, Debug)]
@@ -225,12 +193,5 @@ fn did_you_mean(word: &str, known: &[String]) -> String {
     match settings::closest(word, known.iter().map(String::as_str)) {
         Some(near) => format!(" (did you mean `{near}`?)"),
         None => format!(" (known: {})", known.join(", ")),
-    }
-}
-
-fn bundled(folder: &str, file: &str) -> Result<Rows> {
-    match BUNDLE.iter().find(|(known, stem, _)| *known == folder && *stem == file) {
-        Some((_, _, bytes)) => Ok(Rows::lines(format!("tasks/data/{folder}/{file}.jsonl"), Cow::Borrowed(bytes))),
-        None => bail!("the bundled slice has no {folder}/{file}: give a data folder with --data"),
     }
 }

@@ -1,7 +1,7 @@
 //! Rotary embedding's angles, with the scalings `linear` and `llama3`.
 //!
-//! Computed in f32 as transformers does (`inv_freq` and `position * inv_freq` are f32 there), so that logits agree to
-//! the last digits on long contexts.
+//! Rounded to f32 where transformers rounds (the power, its inverse, the angle): at position 1,000 the last bit of a
+//! frequency is worth 1e-4 of a log-likelihood.
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
@@ -16,8 +16,10 @@ pub struct Rotary {
 
 impl Rotary {
     pub fn new(config: &ModelConfig) -> Rotary {
-        let plain = (0..config.head_dim / 2)
-            .map(|pair| (1.0 / config.rope_theta.powf((2 * pair) as f64 / config.head_dim as f64)) as f32);
+        let plain = (0..config.head_dim / 2).map(|pair| {
+            let exponent = (2 * pair) as f32 / config.head_dim as f32;
+            1.0 / config.rope_theta.powf(f64::from(exponent)) as f32
+        });
         let inverse_frequencies = plain.map(|frequency| scaled(frequency, config.rope_scaling)).collect();
         Rotary { inverse_frequencies }
     }
@@ -39,15 +41,16 @@ fn scaled(frequency: f32, scaling: RopeScaling) -> f32 {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor as f32,
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-            let original = original_max_position_embeddings as f64;
-            let wavelength = 2.0 * std::f64::consts::PI / f64::from(frequency);
-            if wavelength < original / high_freq_factor {
+            let [factor, low, high] = [factor, low_freq_factor, high_freq_factor].map(|number| number as f32);
+            let original = original_max_position_embeddings as f32;
+            let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
+            if wavelength < original / high {
                 frequency
-            } else if wavelength > original / low_freq_factor {
-                frequency / factor as f32
+            } else if wavelength > original / low {
+                frequency / factor
             } else {
-                let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                ((1.0 - smooth) * f64::from(frequency) / factor + smooth * f64::from(frequency)) as f32
+                let smooth = (original / wavelength - low) / (high - low);
+                (1.0 - smooth) * frequency / factor + smooth * frequency
             }
         }
     }
