@@ -81,6 +81,17 @@ pub fn vocabulary() -> (Vec<String>, Vec<String>) {
 
 /// The model of a folder as a GGUF, as llama.cpp's converter would write it, every matrix in `dtype`.
 pub fn write_gguf(path: &Path, folder: &Path, dtype: GgmlDType, edit: impl FnOnce(&mut Vec<(String, Meta)>)) {
+    write_gguf_with(path, folder, dtype, edit, &[]);
+}
+
+/// As [`write_gguf`], with more tensors of one dimension.
+pub fn write_gguf_with(
+    path: &Path,
+    folder: &Path,
+    dtype: GgmlDType,
+    edit: impl FnOnce(&mut Vec<(String, Meta)>),
+    more: &[(&str, Vec<f32>)],
+) {
     let checkpoint = Checkpoint::open(folder).unwrap();
     let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
     let mut tensors: Vec<(String, QTensor)> = Vec::new();
@@ -110,6 +121,9 @@ pub fn write_gguf(path: &Path, folder: &Path, dtype: GgmlDType, edit: impl FnOnc
                 add(format!("blk.{layer}.ffn_{kind}_exps.weight"), Tensor::stack(&experts, 0).unwrap());
             }
         }
+    }
+    for (name, values) in more {
+        add((*name).to_owned(), Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap());
     }
     let mut metadata = gguf_metadata(&config);
     edit(&mut metadata);
