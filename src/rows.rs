@@ -156,7 +156,8 @@ mod tests {
         let text = "{\"choices\":{\"text\":[\"x\",\"y\"],\"label\":[\"A\",\"B\"]},\"answer\":1,\"q\":\"é\\n\"}\n";
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("test.parquet");
-        let mut frame = polars::prelude::JsonLineReader::new(Cursor::new(text)).finish().unwrap();
+        let reader = polars::prelude::JsonReader::new(Cursor::new(text)).with_json_format(JsonFormat::JsonLines);
+        let mut frame = reader.finish().unwrap();
         ParquetWriter::new(std::fs::File::create(&path).unwrap()).finish(&mut frame).unwrap();
         let rows = Rows::find(&folder.path().join("test")).unwrap();
         assert_eq!(rows.get(0).unwrap(), lines(text).get(0).unwrap());

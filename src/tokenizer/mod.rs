@@ -8,6 +8,7 @@ mod gguf;
 mod settings;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -94,6 +95,14 @@ impl Tokenizer {
         let has_bos = self.bos_text().is_some_and(|bos| text.starts_with(bos));
         let encoding = self.shared.inner.encode_fast(text, special_tokens && !has_bos);
         Ok(encoding.map_err(|error| self.failed("a text does not encode", &*error))?.get_ids().to_vec())
+    }
+
+    /// Token ids of `text` without additions, each with the bytes of `text` it stands for.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        let encoding = self.shared.inner.encode(text, false);
+        let encoding = encoding.map_err(|error| self.failed("a text does not encode", &*error))?;
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
     }
 
     /// Text of `ids`, without special tokens.

@@ -1,5 +1,10 @@
 //! A LoRA adapter as plain numbers: what the trainer updates, the decoders apply and PEFT's files hold.
 
+mod fused;
+pub mod peft;
+mod peft_config;
+pub mod target;
+
 /// A row-major f32 matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
@@ -23,4 +28,27 @@ pub struct LoraPair {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Adapter {
     pub pairs: Vec<LoraPair>,
+}
+
+impl Matrix {
+    pub fn zeros(rows: usize, columns: usize) -> Matrix {
+        Matrix { rows, columns, values: vec![0.0; rows * columns] }
+    }
+}
+
+impl Adapter {
+    /// How many numbers are trained.
+    pub fn parameters(&self) -> usize {
+        self.matrices().map(|matrix| matrix.values.len()).sum()
+    }
+
+    /// A and B of every pair, in order.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.pairs.iter().flat_map(|pair| [&pair.a, &pair.b])
+    }
+
+    /// A and B of every pair, in order.
+    pub fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        self.pairs.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b])
+    }
 }

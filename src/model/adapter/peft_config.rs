@@ -1,0 +1,250 @@
+//! `adapter_config.json`: what of PEFT's LoRA settings changes the numbers, read and written.
+//!
+//! PEFT's config has grown to some fifty keys. Those with an effect are honoured; those that fireval does not know how
+//! to honour must stand at "off" (null, false, empty), else the adapter is refused with the key's name, so that no
+//! adapter is ever applied by half. Sources: peft 0.17.1 and 0.21.2, `tuners/lora/config.py`, `utils/other.py`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use regex::Regex;
+use serde_json::{Map, Value, json};
+
+/// The settings that decide a pair's rank and scale.
+#[derive(Debug)]
+pub struct PeftConfig {
+    rank: usize,
+    alpha: f64,
+    /// First match wins, as in PEFT.
+    ranks: Vec<(Regex, f64)>,
+    alphas: Vec<(Regex, f64)>,
+    rank_stabilized: bool,
+}
+
+/// What is written beside the numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeftSettings {
+    /// `base_model_name_or_path`: where PEFT looks for the frozen model.
+    pub base_model: String,
+    pub rank: usize,
+    pub alpha: f64,
+    pub dropout: f64,
+    /// Last parts of the module paths: `q_proj`, `gate`, …
+    pub target_modules: Vec<String>,
+}
+
+/// Keys without an effect on a trained adapter's numbers, whatever they hold.
+const WITHOUT_EFFECT: &[&str] = &[
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "target_parameters",
+    "task_type",
+];
+
+/// Keys read by [`PeftConfig::new`].
+const HONOURED: &[&str] =
+    &["peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights"];
+
+impl PeftConfig {
+    pub fn read(path: &Path) -> Result<PeftConfig> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let value: Map<String, Value> =
+            serde_json::from_str(&text).with_context(|| format!("{} is not a JSON object", path.display()))?;
+        PeftConfig::new(&value).with_context(|| path.display().to_string())
+    }
+
+    fn new(value: &Map<String, Value>) -> Result<PeftConfig> {
+        for (key, setting) in value {
+            let known = HONOURED.contains(&key.as_str()) || WITHOUT_EFFECT.contains(&key.as_str());
+            ensure!(known || is_off(setting), "`{key}` is {setting}, which fireval does not support");
+        }
+        let kind = value.get("peft_type").and_then(Value::as_str);
+        ensure!(
+            kind == Some("LORA"),
+            "`peft_type` is {}, not \"LORA\"",
+            value.get("peft_type").unwrap_or(&Value::Null)
+        );
+        let bias = value.get("bias").unwrap_or(&Value::Null);
+        ensure!(is_off(bias) || bias == "none", "`bias` is {bias}: adapters that train biases are not supported");
+        initialisation_keeps_the_base(value.get("init_lora_weights"))?;
+        let rank = whole(value.get("r").context("`r` (the rank) is missing")?).context("`r`")?;
+        let alpha = value.get("lora_alpha").context("`lora_alpha` is missing")?;
+        Ok(PeftConfig {
+            rank,
+            alpha: positive(alpha).context("`lora_alpha`")?,
+            ranks: patterns(value.get("rank_pattern"), |v| whole(v).map(|r| r as f64)).context("`rank_pattern`")?,
+            alphas: patterns(value.get("alpha_pattern"), positive).context("`alpha_pattern`")?,
+            rank_stabilized: value.get("use_rslora").is_some_and(|value| value == &Value::Bool(true)),
+        })
+    }
+
+    /// The rank of the module (or parameter) that goes by any of `names`.
+    pub fn rank(&self, names: &[&str]) -> usize {
+        first_match(&self.ranks, names).map_or(self.rank, |rank| rank as usize)
+    }
+
+    /// `alpha / r`, or `alpha / sqrt(r)` with rsLoRA.
+    pub fn scale(&self, names: &[&str]) -> f32 {
+        let rank = self.rank(names) as f64;
+        let alpha = first_match(&self.alphas, names).unwrap_or(self.alpha);
+        (alpha / if self.rank_stabilized { rank.sqrt() } else { rank }) as f32
+    }
+}
+
+impl PeftSettings {
+    /// The file's text: keys that PEFT has known since 0.7, sorted, so that old and new versions read it.
+    pub fn to_json(&self) -> String {
+        let mut targets = self.target_modules.clone();
+        targets.sort_unstable();
+        let alpha = if self.alpha.fract() == 0.0 { json!(self.alpha as i64) } else { json!(self.alpha) };
+        let value = json!({
+            "alpha_pattern": {},
+            "auto_mapping": null,
+            "base_model_name_or_path": self.base_model,
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "layers_pattern": null,
+            "layers_to_transform": null,
+            "lora_alpha": alpha,
+            "lora_dropout": self.dropout,
+            "modules_to_save": null,
+            "peft_type": "LORA",
+            "r": self.rank,
+            "rank_pattern": {},
+            "revision": null,
+            "target_modules": targets,
+            "task_type": "CAUSAL_LM",
+        });
+        format!("{value:#}\n")
+    }
+}
+
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) | Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(entries) => entries.is_empty(),
+    }
+}
+
+/// PiSSA, OLoRA, CorDA and LoftQ change the frozen weights, so their adapter does not fit the original checkpoint.
+fn initialisation_keeps_the_base(value: Option<&Value>) -> Result<()> {
+    match value {
+        None | Some(Value::Null | Value::Bool(_)) => Ok(()),
+        Some(Value::String(name)) if ["gaussian", "eva", "orthogonal"].contains(&name.as_str()) => Ok(()),
+        Some(other) => bail!(
+            "`init_lora_weights` is {other}, which changes the frozen weights: save the adapter with PEFT's \
+             `path_initial_model_for_weight_conversion` first"
+        ),
+    }
+}
+
+fn whole(value: &Value) -> Result<usize> {
+    match value.as_u64() {
+        Some(rank @ 1..=65_536) => Ok(rank as usize),
+        _ => bail!("{value} is not a rank (a whole number from 1 to 65536)"),
+    }
+}
+
+fn positive(value: &Value) -> Result<f64> {
+    match value.as_f64() {
+        Some(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => bail!("{value} is not a positive number"),
+    }
+}
+
+/// PEFT matches a key against `(.*\.)?(pattern)$` from the start (`get_pattern_key`).
+fn patterns(value: Option<&Value>, number: impl Fn(&Value) -> Result<f64>) -> Result<Vec<(Regex, f64)>> {
+    let entries = match value {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Object(entries)) => entries,
+        Some(other) => bail!("{other} is not an object"),
+    };
+    let pattern = |key: &String| {
+        Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).with_context(|| format!("`{key}` is no regular expression"))
+    };
+    entries.iter().map(|(key, value)| Ok((pattern(key)?, number(value)?))).collect()
+}
+
+fn first_match(patterns: &[(Regex, f64)], names: &[&str]) -> Option<f64> {
+    patterns.iter().find(|(pattern, _)| names.iter().any(|name| pattern.is_match(name))).map(|&(_, number)| number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(more: Value) -> Result<PeftConfig> {
+        let mut value = json!({"peft_type": "LORA", "r": 16, "lora_alpha": 32});
+        value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        PeftConfig::new(value.as_object().unwrap())
+    }
+
+    #[test]
+    fn scale_is_alpha_over_rank_or_over_its_root() {
+        let module = ["model.layers.0.self_attn.q_proj"];
+        assert_eq!(config(json!({})).unwrap().scale(&module), 2.0);
+        assert_eq!(config(json!({"use_rslora": true})).unwrap().scale(&module), 8.0);
+    }
+
+    #[test]
+    fn patterns_match_as_peft_matches_them() {
+        let config = config(json!({
+            "rank_pattern": {"self_attn.q_proj": 4, "^model.layers.1.self_attn.v_proj": 8, r".*\.gate_up_proj": 64},
+            "alpha_pattern": {"(q|k)_proj": 12},
+        }))
+        .unwrap();
+        let q = ["model.layers.0.self_attn.q_proj"];
+        assert_eq!((config.rank(&q), config.scale(&q)), (4, 3.0));
+        // `^` after an optional prefix: only the whole path fits.
+        assert_eq!(config.rank(&["model.layers.1.self_attn.v_proj"]), 8);
+        assert_eq!(config.rank(&["model.layers.11.self_attn.v_proj"]), 16);
+        // A pattern must begin at a dot: `k_proj` is not part of `xk_proj`.
+        assert_eq!(config.scale(&["model.layers.0.self_attn.k_proj"]), 0.75);
+        assert_eq!(config.scale(&["model.layers.0.self_attn.xk_proj"]), 2.0);
+        assert_eq!(config.rank(&["model.layers.0.mlp.experts.gate_up_proj"]), 64);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (more, named) in [
+            (json!({"use_dora": true}), "`use_dora`"),
+            (json!({"modules_to_save": ["lm_head"]}), "`modules_to_save`"),
+            (json!({"bias": "all"}), "`bias`"),
+            (json!({"lora_bias": true}), "`lora_bias`"),
+            (json!({"fan_in_fan_out": true}), "`fan_in_fan_out`"),
+            (json!({"from_the_future": {"x": 1}}), "`from_the_future`"),
+            (json!({"init_lora_weights": "pissa"}), "`init_lora_weights`"),
+            (json!({"peft_type": "IA3"}), "`peft_type`"),
+            (json!({"r": 0}), "`r`"),
+            (json!({"r": 1e30}), "`r`"),
+            (json!({"lora_alpha": "x"}), "`lora_alpha`"),
+            (json!({"rank_pattern": {"(": 4}}), "`rank_pattern`"),
+            (json!({"alpha_pattern": [1]}), "`alpha_pattern`"),
+        ] {
+            let error = format!("{:#}", config(more).unwrap_err());
+            assert!(error.contains(named), "{error}");
+        }
+        config(json!({"use_dora": false, "modules_to_save": null, "from_the_future": {}, "bias": "none"})).unwrap();
+    }
+}
