@@ -355,6 +355,8 @@ fn a_gguf_of_another_architecture_is_refused_by_name() {
     assert!(error.contains("16 of 32 dimensions"), "{error}");
     let error = refused("llama.attention.head_count", Meta::U32(5));
     assert!(error.contains("do not divide into halves of 5 heads"), "{error}");
+    let error = refused("split.count", Meta::U16(3));
+    assert!(error.contains("model.gguf: one of 3 parts"), "{error}");
     for alignment in [Meta::U32(0), Meta::U32(3), Meta::U64(1 << 40), Meta::I32(-8)] {
         let error = refused("general.alignment", alignment);
         assert!(error.contains("`general.alignment`"), "{error}");

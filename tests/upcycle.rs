@@ -258,6 +258,20 @@ fn a_merge_changes_nothing_else_and_keeps_the_dtype() {
 }
 
 #[test]
+fn a_gguf_merges_into_a_folder() {
+    let models = Models::new(&dense_config("llama"), Dtype::F32);
+    let gguf = models.at("dense.gguf");
+    write_gguf(&gguf, &models.at("dense"), GgmlDType::Q8_0, |_| {});
+    let pairs = vec![pair("model.layers.0.self_attn.k_proj", 32, 32), pair("model.layers.1.mlp.down_proj", 32, 64)];
+    let adapter = Adapter { pairs };
+    merge(&gguf, &adapter, &models.at("merged"), None).unwrap();
+    let mut with_adapter = decoder(&gguf);
+    with_adapter.set_adapter(&adapter).unwrap();
+    let difference = largest_difference(&logits(&with_adapter), &logits(&decoder(&models.at("merged"))));
+    assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
 fn pairs_that_fit_nothing_are_named() {
     let models = mixture(Dtype::F32);
     let refused =
