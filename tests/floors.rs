@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up; what stands beside each other on a floor does not import each other.
 const FLOORS: &[(&str, &[&str])] = &[
-    ("values", &["digest", "disk", "progress", "protocol", "python", "random", "request", "score", "stats"]),
+    (
+        "values",
+        &["digest", "disk", "progress", "protocol", "python", "random", "request", "score", "settings", "stats"],
+    ),
     ("weights", &["weights"]),
     ("doors", &["chat", "hub", "rows", "tokenizer"]),
     ("meanings", &["model", "model_id", "task"]),
     ("workers", &["engine", "store", "train", "transform"]),
-    ("together", &["project", "published"]),
+    ("publications", &["published"]),
+    ("together", &["project"]),
     ("evaluation", &["eval"]),
     ("comparison", &["compare"]),
     ("showing", &["report"]),
