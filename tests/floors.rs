@@ -5,15 +5,12 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up; what stands beside each other on a floor does not import each other.
 const FLOORS: &[(&str, &[&str])] = &[
-    (
-        "values",
-        &["digest", "disk", "progress", "protocol", "python", "random", "request", "score", "settings", "stats"],
-    ),
+    ("values", &["digest", "progress", "protocol", "python", "random", "request", "settings", "stats"]),
+    ("records", &["disk", "score"]),
     ("weights", &["weights"]),
     ("doors", &["chat", "hub", "rows", "tokenizer"]),
-    ("meanings", &["model", "model_id", "task"]),
+    ("meanings", &["model", "model_id", "published", "task"]),
     ("workers", &["engine", "store", "train", "transform"]),
-    ("publications", &["published"]),
     ("together", &["project"]),
     ("evaluation", &["eval"]),
     ("comparison", &["compare"]),
@@ -32,7 +29,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("comfy_table", &["report"]),
     ("indicatif", &["progress"]),
     ("memmap2", &["weights"]),
-    ("safetensors", &["weights", "model"]),
+    ("safetensors", &["weights", "model", "train"]),
 ];
 
 const LONGEST_FILE: usize = 500;
