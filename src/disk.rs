@@ -1,26 +1,242 @@
-//! Files that are whole or not there: written beside their place, flushed, then renamed into it.
+//! Files that survive a crash: whole replacements, and a log that only grows.
+//!
+//! A replaced file is the old one or the new one, never a part: written beside its place, flushed, renamed into it. A log
+//! holds one JSON object a line, each with a checksum over itself; what a crash leaves half written at the end is dropped
+//! at the next opening, anything else that fails its checksum is an error. One process writes a log at a time.
 
-use std::fs::File;
-use std::path::Path;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::digest::sha256_hex;
+
+/// How a line's checksum stands at its end: `,"checksum":"0123456789abcdef"}`.
+const CHECKSUM_KEY: &str = ",\"checksum\":\"";
+const CHECKSUM_DIGITS: usize = 16;
+
+/// How much a power failure may cost. (A killed process loses nothing that was appended.)
+const SYNC_EVERY: Duration = Duration::from_secs(5);
 
 /// Replaces `path` with what `write` puts into the temporary file beside it. After an error the old file is as it was.
 pub fn replace_with(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let name = path.file_name().with_context(|| format!("{} is not a file's path", path.display()))?;
-    let temporary = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let place = || format!("cannot write {}", path.display());
+    let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
     let written = write(&temporary)
         .and_then(|()| Ok(File::open(&temporary)?.sync_all()?))
-        .and_then(|()| Ok(std::fs::rename(&temporary, path)?));
+        .and_then(|()| Ok(std::fs::rename(&temporary, path)?))
+        .and_then(|()| sync_folder(path));
     if written.is_err() {
         // Whatever went wrong first is what the user should hear of.
         let _ = std::fs::remove_file(&temporary);
     }
-    written.with_context(place)
+    written.with_context(|| format!("can't write {}", path.display()))
 }
 
 /// Replaces `path` with `bytes`.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_with(path, |temporary| Ok(std::fs::write(temporary, bytes)?))
+}
+
+/// Makes `folder` and those above it.
+pub fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))
+}
+
+/// A rename lasts once its folder is flushed.
+fn sync_folder(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => Ok(File::open(folder)?.sync_all()?),
+        Some(_) | None => Ok(File::open(".")?.sync_all()?),
+    }
+}
+
+/// A log opened for writing, locked against other writers until it is dropped.
+pub struct AppendLog {
+    path: PathBuf,
+    file: File,
+    synced: Instant,
+}
+
+impl AppendLog {
+    /// Opens or makes the log at `path`; a torn tail is cut off. Returns the objects it holds, without their checksums.
+    pub fn open(path: &Path) -> Result<(AppendLog, Vec<String>)> {
+        let place = || format!("can't open {}", path.display());
+        if let Some(folder) = path.parent() {
+            make_folder(folder)?;
+        }
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path).with_context(place)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("{} is being written by another fireval; wait until it is done", path.display())
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(place),
+        }
+        let bytes = std::fs::read(path).with_context(place)?;
+        let (objects, whole) = parse(path, &bytes)?;
+        if whole < bytes.len() {
+            file.set_len(whole as u64).with_context(place)?;
+        }
+        Ok((AppendLog { path: path.to_owned(), file, synced: Instant::now() }, objects))
+    }
+
+    /// Appends `object`, the text of one JSON object with at least one key, on one line.
+    pub fn append(&mut self, object: &str) -> Result<()> {
+        let line = with_checksum(object)?;
+        self.file.write_all(line.as_bytes()).with_context(|| format!("can't append to {}", self.path.display()))?;
+        if self.synced.elapsed() > SYNC_EVERY {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Returns once everything appended is on the disk.
+    pub fn sync(&mut self) -> Result<()> {
+        self.synced = Instant::now();
+        self.file.sync_data().with_context(|| format!("can't flush {}", self.path.display()))
+    }
+}
+
+/// The objects of a log that nobody has to be writing; none if there is no such file.
+pub fn read_log(path: &Path) -> Result<Vec<String>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(parse(path, &bytes)?.0),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("can't read {}", path.display())),
+    }
+}
+
+fn with_checksum(object: &str) -> Result<String> {
+    let inner = object.strip_suffix('}').filter(|inner| inner.len() > 1 && !object.contains('\n'));
+    let inner = inner.context("a line of a log is a JSON object on one line")?;
+    Ok(format!("{inner}{CHECKSUM_KEY}{}\"}}\n", &sha256_hex(object.as_bytes())[..CHECKSUM_DIGITS]))
+}
+
+/// The object of a line, if its checksum is right.
+fn without_checksum(line: &[u8]) -> Option<String> {
+    let line = std::str::from_utf8(line).ok()?;
+    let rest = line.strip_suffix("\"}")?;
+    let at = rest.len().checked_sub(CHECKSUM_DIGITS).filter(|&at| rest.is_char_boundary(at))?;
+    let (before, checksum) = rest.split_at(at);
+    let object = format!("{}}}", before.strip_suffix(CHECKSUM_KEY)?);
+    (sha256_hex(object.as_bytes())[..CHECKSUM_DIGITS] == *checksum).then_some(object)
+}
+
+/// The objects and how many bytes of whole lines hold them. Bad lines at the end are a torn tail; a bad line with a good
+/// one after it was changed by someone.
+fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<String>, usize)> {
+    let mut objects = Vec::new();
+    let mut whole = 0;
+    let mut bad: Option<usize> = None;
+    let mut end = 0;
+    for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+        end += line.len();
+        match line.strip_suffix(b"\n").and_then(without_checksum) {
+            Some(object) => {
+                let place = path.display();
+                ensure!(
+                    bad.is_none(),
+                    "{place}, line {}: the checksum is wrong, so the line was changed after it was written; delete the line (its \
+                     document is then scored again)",
+                    bad.unwrap_or(index) + 1
+                );
+                objects.push(object);
+                whole = end;
+            }
+            None => bad = bad.or(Some(index)),
+        }
+    }
+    Ok((objects, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(folder: &Path) -> PathBuf {
+        folder.join("deep/log.jsonl")
+    }
+
+    fn written(path: &Path, objects: &[&str]) {
+        let (mut log, _) = AppendLog::open(path).unwrap();
+        objects.iter().for_each(|object| log.append(object).unwrap());
+        log.sync().unwrap();
+    }
+
+    #[test]
+    fn what_was_appended_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = log(folder.path());
+        let objects = ["{\"a\":1}", "{\"text\":\"é \\n \\\"}\"}"];
+        written(&path, &objects);
+        assert_eq!(AppendLog::open(&path).unwrap().1, objects);
+        assert_eq!(read_log(&path).unwrap(), objects);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).unwrap().is_object()));
+        assert!(read_log(&folder.path().join("none")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_log_cut_at_any_byte_loses_the_cut_line_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = log(folder.path());
+        written(&path, &["{\"a\":1}", "{\"b\":\"é\"}"]);
+        let whole = std::fs::read(&path).unwrap();
+        let first = whole.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+        for cut in 0..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (mut log, objects) = AppendLog::open(&path).unwrap();
+            assert_eq!(objects.len(), usize::from(cut >= first), "cut at {cut}");
+            log.append("{\"c\":3}").unwrap();
+            drop(log);
+            assert_eq!(read_log(&path).unwrap().last().unwrap(), "{\"c\":3}");
+        }
+    }
+
+    #[test]
+    fn a_changed_line_is_an_error_and_not_a_torn_tail() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = log(folder.path());
+        written(&path, &["{\"a\":1}", "{\"b\":2}"]);
+        let changed = std::fs::read_to_string(&path).unwrap().replace("\"a\":1", "\"a\":7");
+        std::fs::write(&path, changed).unwrap();
+        let error = AppendLog::open(&path).err().unwrap().to_string();
+        assert!(error.contains("log.jsonl, line 1") && error.contains("checksum"), "{error}");
+    }
+
+    #[test]
+    fn two_do_not_write_one_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = log(folder.path());
+        let first = AppendLog::open(&path).unwrap();
+        assert!(AppendLog::open(&path).err().unwrap().to_string().contains("another fireval"));
+        drop(first);
+        assert!(AppendLog::open(&path).is_ok());
+    }
+
+    #[test]
+    fn a_line_is_an_object_on_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, _) = AppendLog::open(&log(folder.path())).unwrap();
+        assert!(log.append("[1]").is_err() && log.append("{\n}").is_err() && log.append("{}").is_err());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        replace(&path, b"old").unwrap();
+        let failed = replace_with(&path, |temporary| {
+            std::fs::write(temporary, b"half")?;
+            bail!("the disk is full")
+        });
+        let error = format!("{:#}", failed.unwrap_err());
+        assert!(error.contains("the disk is full") && error.contains("file"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+        assert!(replace(&folder.path().join("no/such/folder"), b"").is_err());
+    }
 }

@@ -29,6 +29,11 @@ impl Progress {
         self.0.inc(done);
     }
 
+    /// How much was counted so far.
+    pub fn done(&self) -> u64 {
+        self.0.position()
+    }
+
     pub fn message(&self, text: impl Into<String>) {
         self.0.set_message(text.into());
     }

@@ -1,1 +1,161 @@
-//! (being written)
+//! The old leaderboard's own rows for the models that a Mixtral fine-tune is compared with (`results/published/`, built
+//! in): scores without documents, in percent, as it published them.
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail};
+
+use crate::rows::Rows;
+use crate::settings;
+
+const ROWS: &str = include_str!("../results/published/open_llm_leaderboard_v1.csv");
+const PLACE: &str = "results/published/open_llm_leaderboard_v1.csv";
+
+/// The tasks it scored, by the names they have here, with their columns.
+pub const COLUMNS: [(&str, &str); 6] = [
+    ("arc_challenge", "arc"),
+    ("hellaswag", "hellaswag"),
+    ("mmlu", "mmlu"),
+    ("truthfulqa", "truthfulqa"),
+    ("winogrande", "winogrande"),
+    ("gsm8k", "gsm8k"),
+];
+
+/// How the leaderboard held the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Precision {
+    /// The first is the default where a model has several.
+    Bfloat16,
+    Float16,
+    EightBit,
+    FourBit,
+    Gptq,
+}
+
+const PRECISIONS: [Precision; 5] =
+    [Precision::Bfloat16, Precision::Float16, Precision::EightBit, Precision::FourBit, Precision::Gptq];
+
+impl Precision {
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Bfloat16 => "bfloat16",
+            Precision::Float16 => "float16",
+            Precision::EightBit => "8bit",
+            Precision::FourBit => "4bit",
+            Precision::Gptq => "GPTQ",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Precision> {
+        PRECISIONS.into_iter().find(|precision| precision.name() == name)
+    }
+}
+
+/// One row of the leaderboard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    pub model: String,
+    pub precision: Precision,
+    /// In percent, as published: the mean of unrounded scores.
+    pub average: f64,
+    /// In percent, rounded to two decimals by the leaderboard, in the order of [`COLUMNS`].
+    pub scores: [f64; 6],
+}
+
+impl Published {
+    /// The score of a task of [`COLUMNS`], in percent.
+    pub fn score(&self, task: &str) -> Option<f64> {
+        COLUMNS.iter().position(|(known, _)| *known == task).map(|index| self.scores[index])
+    }
+}
+
+impl fmt::Display for Published {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        write!(formatter, "published:{}@{}", self.model, self.precision.name())
+    }
+}
+
+/// The row of `ORG/NAME` or `ORG/NAME@PRECISION`. Without a precision: bfloat16 where it was run so, else float16.
+pub fn find(name: &str) -> Result<Published> {
+    let (model, precision) = match name.split_once('@') {
+        Some((model, precision)) => (model, Some(precision)),
+        None => (name, None),
+    };
+    let mut rows: Vec<Published> = all()?;
+    let known: Vec<String> = rows.iter().map(|row| row.model.clone()).collect();
+    rows.retain(|row| row.model == model);
+    rows.sort_by_key(|row| row.precision);
+    if rows.is_empty() {
+        let near = settings::closest(model, known.iter().map(String::as_str));
+        let hint = near.map(|near| format!(" (did you mean `published:{near}`?)")).unwrap_or_default();
+        bail!("there is no published row of `{model}`{hint}; {PLACE} has {} models", distinct(&known));
+    }
+    let Some(precision) = precision else { return Ok(rows.swap_remove(0)) };
+    let has: Vec<&str> = rows.iter().map(|row| row.precision.name()).collect();
+    let has = has.join(", ");
+    let wanted = Precision::parse(precision);
+    rows.into_iter()
+        .find(|row| Some(row.precision) == wanted)
+        .with_context(|| format!("`{model}` was not published in `{precision}`, but in {has}"))
+}
+
+/// Every row.
+pub fn all() -> Result<Vec<Published>> {
+    let rows = Rows::csv(PLACE.to_owned(), ROWS.as_bytes())?;
+    (0..rows.len()).map(|index| read(&rows, index).with_context(|| rows.place(index))).collect()
+}
+
+fn read(rows: &Rows, index: usize) -> Result<Published> {
+    let row = rows.get(index)?;
+    let text = |column: &str| row.get(column).and_then(|value| value.as_str()).with_context(|| column.to_owned());
+    let number = |column: &str| row.get(column).and_then(|value| value.as_f64()).with_context(|| column.to_owned());
+    let mut scores = [0.0; 6];
+    for (score, (_, column)) in scores.iter_mut().zip(COLUMNS) {
+        *score = number(column)?;
+    }
+    let precision = text("precision")?;
+    Ok(Published {
+        model: text("model")?.to_owned(),
+        precision: Precision::parse(precision).with_context(|| format!("unknown precision `{precision}`"))?,
+        average: number("average")?,
+        scores,
+    })
+}
+
+fn distinct(names: &[String]) -> usize {
+    names.iter().collect::<std::collections::BTreeSet<_>>().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_post_s_rows_are_the_default() {
+        let average = |name: &str| find(name).unwrap().average;
+        assert_eq!(average("mistralai/Mixtral-8x7B-v0.1"), 68.42);
+        assert_eq!(average("YeungNLP/firefly-mixtral-8x7b-v0.1"), 70.34);
+        assert_eq!(average("mistralai/Mixtral-8x7B-Instruct-v0.1"), 72.62);
+        assert_eq!(average("mistralai/Mixtral-8x7B-v0.1@float16"), 68.47);
+        assert_eq!(average("mistralai/Mixtral-8x7B-v0.1@4bit"), 65.81);
+        assert_eq!(average("meta-llama/Llama-2-70b-hf"), 67.87, "what the post calls Llama2-65B");
+        assert_eq!(find("YeungNLP/firefly-mixtral-8x7b-v0.1").unwrap().score("truthfulqa"), Some(55.31));
+    }
+
+    #[test]
+    fn every_average_is_the_mean_of_its_scores_up_to_rounding() {
+        for row in all().unwrap() {
+            let mean = row.scores.iter().sum::<f64>() / 6.0;
+            // Six scores rounded to 0.01 move their mean by at most 0.005, the average's own rounding by as much.
+            assert!((mean - row.average).abs() < 0.0101, "{row}: {mean} and {}", row.average);
+        }
+    }
+
+    #[test]
+    fn what_was_not_published_is_said() {
+        let error = |name: &str| find(name).unwrap_err().to_string();
+        assert!(error("mistralai/Mixtral-8x7B-v0.2").contains("did you mean `published:mistralai/Mixtral-8x7B-v0.1`"));
+        assert!(error("mistralai/Mixtral-8x7B-v0.1@8bit").contains("bfloat16, float16, 4bit"));
+        assert!(error("mistralai/Mixtral-8x7B-v0.1@int3").contains("int3"));
+    }
+}

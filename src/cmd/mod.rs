@@ -1,1 +1,124 @@
-//! (being written)
+//! The commands, one a file with its flags. Here: what they share, and how they end.
+//!
+//! Exit codes are an interface: 0 done, 1 a check found a difference, 2 the program could not do its work (every error,
+//! wrong usage too). A reader that closes the pipe early is no error.
+
+mod compare;
+mod eval;
+mod export;
+mod fetch;
+mod finetune;
+mod measure;
+mod merge;
+mod output;
+mod prompts;
+mod runs;
+mod show;
+mod tasks;
+mod upcycle;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::project::Project;
+use crate::store::Store;
+
+/// Fine-tunes Mixtral with QLoRA, scores models on the six tasks of the Open LLM Leaderboard exactly as it did, and says
+/// whether it helped.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    /// The project file that names models, data and defaults [default: fireval.toml of the working folder, if there].
+    #[arg(long, global = true, value_name = "FILE")]
+    project: Option<PathBuf>,
+    /// Where runs are kept [default: results beside the project file].
+    #[arg(long, global = true, value_name = "DIR")]
+    results: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Eval(eval::Args),
+    Compare(compare::Args),
+    Export(export::Args),
+    Finetune(finetune::Args),
+    Upcycle(upcycle::Args),
+    Merge(merge::Args),
+    Fetch(fetch::Args),
+    Tasks(tasks::Args),
+    Show(show::Args),
+    Prompts(prompts::Args),
+    Runs(runs::Args),
+}
+
+/// How a command that did its work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Done,
+    /// A check found a difference.
+    Differs,
+}
+
+/// What every command works in.
+struct Workplace {
+    project: Project,
+    store: Store,
+}
+
+/// Runs the command line; the error, if there is one, has been printed.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output and are no error; a closed pipe is none either.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(cli) {
+        Ok(Verdict::Done) => ExitCode::SUCCESS,
+        Ok(Verdict::Differs) => ExitCode::from(1),
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Verdict> {
+    let project = Project::open(cli.project.as_deref())?;
+    let results = cli.results.unwrap_or_else(|| project.results());
+    let place = Workplace { store: Store::new(&results), project };
+    match cli.command {
+        Command::Eval(args) => eval::run(&place, args),
+        Command::Compare(args) => compare::run(&place, args),
+        Command::Export(args) => export::run(&place, args),
+        Command::Finetune(args) => finetune::run(&place, args),
+        Command::Upcycle(args) => upcycle::run(&place, args),
+        Command::Merge(args) => merge::run(&place, args),
+        Command::Fetch(args) => fetch::run(args),
+        Command::Tasks(args) => tasks::run(&place, args),
+        Command::Show(args) => show::run(&place, args),
+        Command::Prompts(args) => prompts::run(&place, args),
+        Command::Runs(args) => runs::run(&place, args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_fit_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -3,6 +3,7 @@
 
 mod generate;
 pub mod local;
+pub mod open;
 pub mod scripted;
 pub mod tokens;
 pub mod trie;

@@ -1,1 +1,209 @@
-//! (being written)
+//! A comparison as text. [`Table`] is built once and does all rounding; every format only prints its strings, so the
+//! digits are the same everywhere.
+
+pub mod csv;
+pub mod json;
+pub mod markdown;
+pub mod terminal;
+
+use clap::ValueEnum;
+
+use crate::compare::{Cell, Comparison, Origin};
+
+/// The formats a table prints in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For a terminal.
+    #[default]
+    Table,
+    Markdown,
+    /// A line a model and task, plain columns.
+    Csv,
+    Json,
+}
+
+/// A comparison in digits: percentages with two decimals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub protocol: &'static str,
+    pub heads: Vec<Head>,
+    pub rows: Vec<TableRow>,
+    pub notes: Vec<String>,
+}
+
+/// A task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub task: String,
+    pub title: String,
+    pub metric: String,
+}
+
+/// A model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableRow {
+    pub model: String,
+    pub source: &'static str,
+    /// How the weights were held.
+    pub held: String,
+    /// One for each head.
+    pub figures: Vec<Figure>,
+    pub average: Figure,
+}
+
+/// A score in digits; what is unknown or does not apply is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figure {
+    pub documents: Option<String>,
+    pub score: Option<String>,
+    pub stderr: Option<String>,
+    pub delta: Option<String>,
+    pub delta_stderr: Option<String>,
+}
+
+impl Table {
+    pub fn of(comparison: &Comparison) -> Table {
+        let head = |column: &crate::compare::Column| Head {
+            task: column.task.clone(),
+            title: column.title.clone(),
+            metric: column.metric.clone(),
+        };
+        let row = |row: &crate::compare::Row| TableRow {
+            model: row.model.clone(),
+            source: match row.origin {
+                Origin::Measured => "measured",
+                Origin::Published => "published",
+            },
+            held: row.held.clone(),
+            figures: row.cells.iter().map(|cell| Figure::of(cell.as_ref())).collect(),
+            average: Figure::of(row.average.as_ref()),
+        };
+        Table {
+            protocol: comparison.protocol.name(),
+            heads: comparison.columns.iter().map(head).collect(),
+            rows: comparison.rows.iter().map(row).collect(),
+            notes: comparison.notes.clone(),
+        }
+    }
+
+    /// The text in `format`, ending in a newline. `width`: columns of the terminal, if it is one.
+    pub fn print(&self, format: Format, width: Option<usize>) -> String {
+        match format {
+            Format::Table => terminal::print(self, width),
+            Format::Markdown => markdown::print(self),
+            Format::Csv => csv::print(self),
+            Format::Json => json::print(self),
+        }
+    }
+
+    /// Whether some row was not measured here.
+    fn has_published(&self) -> bool {
+        self.rows.iter().any(|row| row.source == "published")
+    }
+}
+
+impl Figure {
+    fn of(cell: Option<&Cell>) -> Figure {
+        let Some(cell) = cell else { return Figure::default() };
+        Figure {
+            documents: cell.documents.map(|documents| documents.to_string()),
+            score: Some(percent(cell.score)),
+            stderr: cell.stderr.map(percent),
+            delta: cell.difference.map(|difference| signed(difference.value)),
+            delta_stderr: cell.difference.and_then(|difference| difference.stderr).map(percent),
+        }
+    }
+
+    /// `56.10 ±1.42`, or `-` where there is no score.
+    fn score_text(&self) -> String {
+        match &self.score {
+            Some(score) => with_error(score, &self.stderr),
+            None => "-".to_owned(),
+        }
+    }
+
+    /// `+1.42 ±0.91`; none for the first model.
+    fn delta_text(&self) -> Option<String> {
+        self.delta.as_ref().map(|delta| with_error(delta, &self.delta_stderr))
+    }
+}
+
+fn with_error(value: &str, error: &Option<String>) -> String {
+    match error {
+        Some(error) => format!("{value} ±{error}"),
+        None => value.to_owned(),
+    }
+}
+
+/// A fraction as a percentage with two decimals. Halves go away from zero as in a sum by hand, and a billionth is taken
+/// for a half that binary numbers missed (72.615 is stored as a little less).
+fn percent(fraction: f64) -> String {
+    let hundredths = (fraction.abs() * 10_000.0 + 0.5 + 1e-6).floor();
+    let sign = if fraction < 0.0 && hundredths > 0.0 { "-" } else { "" };
+    format!("{sign}{:.2}", hundredths / 100.0)
+}
+
+/// With `+` where it is above zero.
+fn signed(fraction: f64) -> String {
+    let text = percent(fraction);
+    if text.starts_with('-') || text == "0.00" { text } else { format!("+{text}") }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::compare::{Column, Difference, Row};
+    use crate::protocol::Protocol;
+
+    /// A comparison with every kind of cell, for tests.
+    pub fn comparison() -> Comparison {
+        let cell = |score, difference| Cell { score, stderr: Some(0.0145), documents: Some(40), difference };
+        let paired = Difference { value: 0.0142, stderr: Some(0.0091), paired: true };
+        let unpaired = Difference { value: -0.005, stderr: None, paired: false };
+        let published = Cell { score: 0.556, stderr: None, documents: None, difference: Some(unpaired) };
+        let column = |task: &str, title: &str, metric: &str| Column {
+            task: task.to_owned(),
+            title: title.to_owned(),
+            metric: metric.to_owned(),
+        };
+        let row = |model: &str, origin, cells: Vec<Option<Cell>>| Row {
+            model: model.to_owned(),
+            origin,
+            held: "f32".to_owned(),
+            average: cells[0].filter(|_| cells[1].is_some()),
+            cells,
+        };
+        Comparison {
+            protocol: Protocol::LeaderboardV1,
+            columns: vec![column("arc_challenge", "ARC", "acc_norm"), column("own", "Own | task", "acc")],
+            rows: vec![
+                row("base", Origin::Measured, vec![Some(cell(0.561, None)), Some(cell(0.5, None))]),
+                row("ft", Origin::Measured, vec![Some(cell(0.5752, Some(paired))), Some(cell(0.5, Some(paired)))]),
+                row("a,\"b\"|c", Origin::Published, vec![Some(published), None]),
+            ],
+            notes: vec!["a \"note\"".to_owned()],
+        }
+    }
+
+    #[test]
+    fn rounding_is_that_of_a_sum_by_hand() {
+        assert_eq!(percent(0.72615), "72.62", "a tie that is stored as a little less");
+        assert_eq!(percent(0.01915), "1.92");
+        assert_eq!(percent(0.561), "56.10");
+        assert_eq!(percent(1.0), "100.00");
+        assert_eq!(percent(0.0000499), "0.00");
+        assert_eq!((signed(0.01915), signed(-0.01915)), ("+1.92".to_owned(), "-1.92".to_owned()));
+        assert_eq!((signed(0.0), signed(-0.00001)), ("0.00".to_owned(), "0.00".to_owned()));
+    }
+
+    #[test]
+    fn a_table_has_every_figure() {
+        let table = Table::of(&comparison());
+        assert_eq!(table.rows[1].figures[0].score_text(), "57.52 ±1.45");
+        assert_eq!(table.rows[1].figures[0].delta_text().unwrap(), "+1.42 ±0.91");
+        assert_eq!(table.rows[2].figures[0].delta_text().unwrap(), "-0.50");
+        assert_eq!(table.rows[2].figures[1].score_text(), "-");
+        assert_eq!(table.rows[0].average.delta, None);
+        assert!(table.has_published());
+    }
+}

@@ -9,8 +9,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use half::{bf16, f16};
 use rayon::prelude::*;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Format;
@@ -20,7 +22,8 @@ use super::folder::{INDEX, SINGLE};
 pub const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// How numbers are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Dtype {
     F32,
     F16,
@@ -44,6 +47,15 @@ impl Dtype {
             "f16" => Ok(Dtype::F16),
             "bf16" => Ok(Dtype::BF16),
             other => bail!("dtype `{other}` is not known; f32, f16 and bf16 are"),
+        }
+    }
+
+    /// What `parse` reads.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::BF16 => "bf16",
         }
     }
 

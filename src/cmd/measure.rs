@@ -1,0 +1,185 @@
+//! What `eval`, `compare` and `export` share: which tasks, how asked, of which model.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::Workplace;
+use crate::compare::{Column, Contender, Outcome};
+use crate::eval::{self, Conditions, Questions, Run, Subject};
+use crate::model_id::Quantization;
+use crate::progress::Progress;
+use crate::project::{ModelSpec, Source};
+use crate::protocol::Protocol;
+use crate::task::{self, DataSource, Task};
+use crate::weights::writer::Dtype;
+
+/// What is asked, and how.
+#[derive(Args)]
+pub struct MeasureFlags {
+    /// A set of tasks [default: openllm, the leaderboard's six].
+    #[arg(long, value_name = "NAME", conflicts_with = "tasks")]
+    suite: Option<String>,
+    /// Tasks instead of a suite, with commas between: arc_challenge, mmlu/astronomy, my-task.toml.
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    tasks: Option<Vec<String>>,
+    /// At most this many documents of each task and of each MMLU subject.
+    #[arg(long, value_name = "N", value_parser = count)]
+    limit: Option<usize>,
+    #[command(flatten)]
+    pub source: SourceFlags,
+    /// Ask in the model's own chat template (the leaderboard never did; lm-eval-latest only).
+    #[arg(long)]
+    chat_template: bool,
+    /// Round weights to this type [default: the checkpoint's own; f32 for quantised GGUF files].
+    #[arg(long)]
+    dtype: Option<Dtype>,
+    /// Hold the layers' linears in 4 bits, as QLoRA trains on them.
+    #[arg(long)]
+    quantization: Option<Quantization>,
+}
+
+/// Which rows, by whose rules.
+#[derive(Args)]
+pub struct SourceFlags {
+    /// Whose rules [default: leaderboard-v1].
+    #[arg(long)]
+    pub protocol: Option<Protocol>,
+    /// Where rows come from: hub, bundled (a small slice in the binary) or a folder [default: hub].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+}
+
+/// Whether documents that are not stored are evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    Evaluate,
+    Refuse,
+}
+
+/// A measurement that was asked for.
+pub struct Measurement<'a> {
+    place: &'a Workplace,
+    pub tasks: Vec<Task>,
+    pub conditions: Conditions,
+    /// Overrides for every model.
+    dtype: Option<Dtype>,
+    quantization: Option<Quantization>,
+    /// The documents, once made; under a chat template they are each model's own.
+    questions: Option<Vec<Questions>>,
+}
+
+impl SourceFlags {
+    pub fn protocol(&self, place: &Workplace) -> Protocol {
+        self.protocol.or(place.project.eval.protocol).unwrap_or_default()
+    }
+
+    pub fn data(&self, place: &Workplace) -> DataSource {
+        let asked = self.data.as_deref().map(DataSource::parse);
+        asked.or_else(|| place.project.data.clone()).unwrap_or(DataSource::Hub)
+    }
+}
+
+/// Loads a task by name, with the project's own task files before the built-in ones.
+pub fn load_task(place: &Workplace, name: &str) -> Result<Task> {
+    Task::load(name, place.project.eval.task_dir.as_deref())
+}
+
+impl MeasureFlags {
+    /// Reads the flags and the project file's defaults.
+    pub fn measurement<'a>(&self, place: &'a Workplace) -> Result<Measurement<'a>> {
+        let settings = &place.project.eval;
+        let names = match (&self.tasks, &self.suite, &settings.tasks, &settings.suite) {
+            (Some(tasks), _, _, _) => tasks.clone(),
+            (None, Some(suite), _, _) => task::suite(suite)?.tasks,
+            (None, None, Some(tasks), _) => tasks.clone(),
+            (None, None, None, Some(suite)) => task::suite(suite)?.tasks,
+            (None, None, None, None) => task::suite("openllm")?.tasks,
+        };
+        let tasks: Vec<Task> = names.iter().map(|name| load_task(place, name.trim())).collect::<Result<_>>()?;
+        if let Some(twice) =
+            tasks.iter().enumerate().find(|(at, task)| tasks[..*at].iter().any(|t| t.name() == task.name()))
+        {
+            bail!("the task {} is named twice", twice.1.name());
+        }
+        let conditions = Conditions {
+            protocol: self.source.protocol(place),
+            data: self.source.data(place),
+            limit: self.limit.or(settings.limit),
+            chat_template: self.chat_template || settings.chat_template,
+        };
+        if conditions.chat_template && conditions.protocol == Protocol::LeaderboardV1 {
+            bail!("leaderboard-v1 never used a chat template; ask with --protocol lm-eval-latest");
+        }
+        let (dtype, quantization) = (self.dtype, self.quantization);
+        Ok(Measurement { place, tasks, conditions, dtype, quantization, questions: None })
+    }
+}
+
+impl Measurement<'_> {
+    pub fn columns(&self) -> Vec<Column> {
+        self.tasks.iter().map(|task| Column::of(task, self.conditions.protocol)).collect()
+    }
+
+    /// The models by name, each resolved before any is evaluated, with this measurement's overrides.
+    pub fn resolve(&self, names: &[String]) -> Result<Vec<ModelSpec>> {
+        let resolve = |name: &String| {
+            let spec = self.place.project.resolve(name)?;
+            let (dtype, quantization) = (self.dtype.or(spec.dtype), self.quantization.or(spec.quantization));
+            Ok(ModelSpec { dtype, quantization, ..spec })
+        };
+        names.iter().map(resolve).collect()
+    }
+
+    /// What is known of the model afterwards.
+    pub fn contender(&mut self, spec: &ModelSpec, missing: Missing) -> Result<Contender> {
+        Ok(match &spec.source {
+            Source::Published(row) => Contender { model: row.model.clone(), outcome: Outcome::Published(row.clone()) },
+            Source::Checkpoint(_) | Source::Hub(_) | Source::Scripted(_) => {
+                Contender { model: spec.name.clone(), outcome: Outcome::Measured(self.runs(spec, missing)?) }
+            }
+        })
+    }
+
+    /// A run of the model on each task.
+    pub fn runs(&mut self, spec: &ModelSpec, missing: Missing) -> Result<Vec<Run>> {
+        let store = &self.place.store;
+        let subject = Subject { name: spec.name.clone(), id: spec.id(store)? };
+        if self.questions.is_none() || self.conditions.chat_template {
+            let chat = self.conditions.chat_template.then(|| spec.chat_template()).transpose()?;
+            self.questions = Some(eval::questions(&self.tasks, &self.conditions, chat.as_ref())?);
+        }
+        let questions = self.questions.as_deref().unwrap_or_default();
+        match missing {
+            Missing::Refuse => eval::stored(&subject, questions, &self.conditions, store),
+            Missing::Evaluate => {
+                let progress = Progress::new(&spec.name, "tok");
+                let mut open = || spec.open(&subject.id);
+                let runs = eval::evaluate(&subject, &mut open, questions, &self.conditions, store, &progress);
+                progress.finish();
+                runs
+            }
+        }
+    }
+}
+
+/// A number of documents: at least one.
+pub fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1 (leave the flag out for all)".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("a whole number of documents".to_owned()),
+    }
+}
+
+/// Where a file of scores is written.
+#[derive(Args)]
+pub struct OutputFlags {
+    /// How it is printed [default: table, or what the ending of the output file says].
+    #[arg(long)]
+    pub format: Option<crate::report::Format>,
+    /// Write to this file instead of standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}

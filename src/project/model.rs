@@ -1,0 +1,144 @@
+//! A model that was asked for: where its weights are, what it is, and how it is opened.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::chat::ChatTemplate;
+use crate::engine::Engine;
+use crate::engine::open::open;
+use crate::engine::scripted::ScriptedEngine;
+use crate::hub::{self, Repository};
+use crate::model_id::{ModelId, Quantization};
+use crate::published::Published;
+use crate::store::Store;
+use crate::tokenizer::Tokenizer;
+use crate::weights::writer::Dtype;
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// A Hugging Face folder, a GGUF file, or a folder that holds one GGUF file.
+    Checkpoint(PathBuf),
+    Hub(Repository),
+    /// The test engine of that name.
+    Scripted(String),
+    /// A row of the leaderboard: scores and no weights.
+    Published(Published),
+}
+
+/// A model by name, and how it is to be run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// As it was asked for; what tables call it.
+    pub name: String,
+    pub source: Source,
+    /// The folder of a LoRA adapter.
+    pub adapter: Option<PathBuf>,
+    /// The checkpoint's own if not given.
+    pub dtype: Option<Dtype>,
+    pub quantization: Option<Quantization>,
+}
+
+impl ModelSpec {
+    pub(super) fn plain(name: &str, source: Source) -> ModelSpec {
+        ModelSpec { name: name.to_owned(), source, adapter: None, dtype: None, quantization: None }
+    }
+
+    /// The checkpoint's folder or GGUF file; one of the hub is fetched as far as it is not in the cache.
+    pub fn checkpoint(&self) -> Result<PathBuf> {
+        let name = &self.name;
+        match &self.source {
+            Source::Checkpoint(path) => {
+                ensure!(path.exists(), "model `{name}`: there is no {}", path.display());
+                only_gguf(path)
+            }
+            Source::Hub(repository) => hub::fetch_model(repository).with_context(|| {
+                format!("model `{name}` is no name of a project and no path here, so the hub was asked for it")
+            }),
+            Source::Scripted(_) => bail!("{name} is the test engine: it has no weights"),
+            Source::Published(_) => bail!("{name} is a row of the leaderboard: it has no weights"),
+        }
+    }
+
+    /// The model's identity, without loading a weight.
+    pub fn id(&self, store: &Store) -> Result<ModelId> {
+        if let Source::Scripted(name) = &self.source {
+            return Ok(ScriptedEngine::new(name)?.id().clone());
+        }
+        let mut digests = store.file_digests();
+        let adapter = self.adapter.as_deref();
+        ModelId::of_checkpoint(&self.checkpoint()?, adapter, self.dtype, self.quantization, &mut |file| {
+            digests.of(file)
+        })
+        .with_context(|| format!("model `{}`", self.name))
+    }
+
+    /// The engine that runs it; `id` is what `id` gave.
+    pub fn open(&self, id: &ModelId) -> Result<Box<dyn Engine>> {
+        if let Source::Scripted(name) = &self.source {
+            return Ok(Box::new(ScriptedEngine::new(name)?));
+        }
+        let engine = open(&self.checkpoint()?, self.adapter.as_deref(), id);
+        Ok(Box::new(engine.with_context(|| format!("model `{}`", self.name))?))
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::open(&self.checkpoint()?).with_context(|| format!("model `{}`", self.name))
+    }
+
+    /// The chat template of its tokenizer.
+    pub fn chat_template(&self) -> Result<ChatTemplate> {
+        let tokenizer = self.tokenizer()?;
+        let template = tokenizer.chat_template();
+        let template =
+            template.with_context(|| format!("model `{}`: its tokenizer has no chat template", self.name))?;
+        ChatTemplate::new(template, tokenizer.bos_text(), tokenizer.eos_text())
+            .with_context(|| format!("model `{}`: its chat template", self.name))
+    }
+}
+
+/// `path`, or the one GGUF file of a folder that is no Hugging Face folder.
+fn only_gguf(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() || path.join("config.json").exists() {
+        return Ok(path.to_owned());
+    }
+    let entries = std::fs::read_dir(path).with_context(|| format!("can't read the folder {}", path.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|file| file.extension().is_some_and(|extension| extension == "gguf"))
+        .collect();
+    files.sort();
+    match files.len() {
+        0 => bail!("{}: no model, since it has neither a config.json nor a .gguf file", path.display()),
+        1 => Ok(files.swap_remove(0)),
+        count => bail!("{}: {count} .gguf files; name one of them", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_one_gguf_file_is_that_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = || only_gguf(folder.path()).unwrap_err().to_string();
+        assert!(error().contains("neither a config.json"));
+        std::fs::write(folder.path().join("a.gguf"), "").unwrap();
+        assert_eq!(only_gguf(folder.path()).unwrap(), folder.path().join("a.gguf"));
+        std::fs::write(folder.path().join("b.gguf"), "").unwrap();
+        assert!(error().contains("2 .gguf files"));
+        std::fs::write(folder.path().join("config.json"), "").unwrap();
+        assert_eq!(only_gguf(folder.path()).unwrap(), folder.path());
+    }
+
+    #[test]
+    fn models_without_weights_say_so() {
+        let spec = ModelSpec::plain("scripted:a", Source::Scripted("a".to_owned()));
+        assert!(spec.checkpoint().unwrap_err().to_string().contains("test engine"));
+        let gone = ModelSpec::plain("x", Source::Checkpoint("no/such/folder".into()));
+        assert!(gone.checkpoint().unwrap_err().to_string().contains("no/such/folder"));
+    }
+}

@@ -1,0 +1,63 @@
+//! A table as GitHub's Markdown.
+
+use super::{Figure, Table};
+
+pub fn print(table: &Table) -> String {
+    let published = table.has_published();
+    let mut head = vec!["Model".to_owned()];
+    head.extend(published.then(|| "Source".to_owned()));
+    head.extend(table.heads.iter().map(|head| format!("{} ({})", head.title, head.metric)));
+    head.extend(["Average".to_owned(), "Difference".to_owned()]);
+    let left = 1 + usize::from(published);
+    let rule: Vec<&str> = (0..head.len()).map(|column| if column < left { "---" } else { "---:" }).collect();
+    let mut text = line(&head) + &format!("| {} |\n", rule.join(" | "));
+    for row in &table.rows {
+        let mut cells = vec![row.model.clone()];
+        cells.extend(published.then(|| format!("{}, {}", row.source, row.held)));
+        cells.extend(row.figures.iter().map(one_line));
+        cells.extend([row.average.score_text(), row.average.delta_text().unwrap_or_default()]);
+        text.push_str(&line(&cells));
+    }
+    text.push_str(&format!("\n{}; scores in percent ± standard error.\n", table.protocol));
+    text.extend(table.notes.iter().map(|note| format!("- {}\n", escape(note))));
+    text
+}
+
+fn one_line(figure: &Figure) -> String {
+    match figure.delta_text() {
+        Some(delta) => format!("{} ({delta})", figure.score_text()),
+        None => figure.score_text(),
+    }
+}
+
+fn line(cells: &[String]) -> String {
+    let cells: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
+    format!("| {} |\n", cells.join(" | "))
+}
+
+/// What would end a cell or begin a tag.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::comparison;
+
+    #[test]
+    fn lines_have_as_many_cells_as_the_head() {
+        let text = print(&Table::of(&comparison()));
+        let lines: Vec<&str> = text.lines().take_while(|line| line.starts_with('|')).collect();
+        let bars = |line: &str| line.replace("\\|", "").matches('|').count();
+        assert_eq!(lines.len(), 5);
+        assert!(lines.iter().all(|line| bars(line) == bars(lines[0])), "{text}");
+        assert!(lines[3].contains("| 57.52 ±1.45 (+1.42 ±0.91) |"), "{text}");
+        assert!(lines[4].contains("a,\"b\"\\|c"), "{text}");
+    }
+
+    #[test]
+    fn text_can_t_leave_its_cell() {
+        assert_eq!(escape("a|b<script>\n\\"), "a\\|b&lt;script> \\\\");
+    }
+}

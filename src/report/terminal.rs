@@ -1,0 +1,119 @@
+//! A table for a terminal [comfy-table]: a row a model, or, where that is too wide, a row a task.
+
+use comfy_table::{CellAlignment, ContentArrangement, presets};
+
+use super::{Figure, Table};
+
+/// `width`: columns of the terminal; without one nothing is wrapped.
+pub fn print(table: &Table, width: Option<usize>) -> String {
+    let wide = models_as_rows(table);
+    let fits =
+        |grid: &Grid| width.is_none_or(|width| grid.render(None).lines().all(|line| line.chars().count() <= width));
+    let text = match fits(&wide) {
+        true => wide.render(None),
+        false => {
+            let tall = tasks_as_rows(table);
+            tall.render(if fits(&tall) { None } else { width })
+        }
+    };
+    let notes: String = table.notes.iter().map(|note| format!("  {note}\n")).collect();
+    format!("{text}\n{} · scores in percent ± standard error\n{notes}", table.protocol)
+}
+
+/// Cells in lines; the first line is the head, the first column is text.
+struct Grid(Vec<Vec<String>>);
+
+impl Grid {
+    fn render(&self, width: Option<usize>) -> String {
+        let mut grid = comfy_table::Table::new();
+        grid.load_preset(presets::UTF8_FULL_CONDENSED);
+        match width {
+            Some(width) => {
+                grid.set_content_arrangement(ContentArrangement::Dynamic);
+                grid.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+            }
+            None => {
+                grid.set_content_arrangement(ContentArrangement::Disabled);
+            }
+        }
+        let (head, lines) = self.0.split_first().expect("a grid has a head");
+        grid.set_header(head);
+        lines.iter().for_each(|line| {
+            grid.add_row(line);
+        });
+        grid.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+        grid.to_string()
+    }
+}
+
+fn models_as_rows(table: &Table) -> Grid {
+    let published = table.has_published();
+    let mut head = vec!["Model".to_owned()];
+    head.extend(published.then(|| "Source".to_owned()));
+    head.extend(table.heads.iter().map(|head| format!("{}\n{}", head.title, head.metric)));
+    head.extend(["Average".to_owned(), "Difference".to_owned()]);
+    let mut lines = vec![head];
+    for row in &table.rows {
+        let mut line = vec![row.model.clone()];
+        line.extend(published.then(|| format!("{}\n{}", row.source, row.held)));
+        line.extend(row.figures.iter().map(two_lines));
+        line.extend([row.average.score_text(), row.average.delta_text().unwrap_or_default()]);
+        lines.push(line);
+    }
+    Grid(lines)
+}
+
+fn tasks_as_rows(table: &Table) -> Grid {
+    let mut head = vec![String::new()];
+    head.extend(table.rows.iter().map(|row| match row.source {
+        "published" => format!("{}\n{}, {}", row.model, row.source, row.held),
+        _ => row.model.clone(),
+    }));
+    let mut lines = vec![head];
+    for (index, head) in table.heads.iter().enumerate() {
+        let mut line = vec![format!("{} {}", head.title, head.metric)];
+        line.extend(table.rows.iter().map(|row| two_lines(&row.figures[index])));
+        lines.push(line);
+    }
+    let mut average = vec!["Average".to_owned()];
+    average.extend(table.rows.iter().map(|row| two_lines(&row.average)));
+    lines.push(average);
+    Grid(lines)
+}
+
+/// The score and, below it, its difference.
+fn two_lines(figure: &Figure) -> String {
+    match figure.delta_text() {
+        Some(delta) => format!("{}\n{delta}", figure.score_text()),
+        None => figure.score_text(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::comparison;
+
+    #[test]
+    fn a_wide_terminal_has_a_row_a_model() {
+        let text = print(&Table::of(&comparison()), None);
+        let base = text.lines().find(|line| line.contains("base")).unwrap();
+        assert!(base.contains("56.10 ±1.45") && base.contains("50.00 ±1.45"), "{text}");
+        assert!(text.contains("+1.42 ±0.91") && text.contains("published") && text.contains("a \"note\""), "{text}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_a_row_a_task_and_is_never_overrun() {
+        let table = Table::of(&comparison());
+        let text = print(&table, Some(70));
+        assert!(
+            text.lines().any(|line| line.contains("ARC") && line.contains("56.10") && line.contains("57.52")),
+            "{text}"
+        );
+        for width in [40, 70, 100] {
+            let text = print(&table, Some(width));
+            let lines: Vec<&str> = text.lines().filter(|line| line.contains(['│', '┆', '─'])).collect();
+            assert!(!lines.is_empty() && lines.iter().all(|line| line.chars().count() <= width), "{text}");
+        }
+    }
+}
