@@ -200,7 +200,7 @@ impl fmt::Display for Plan {
             let fits = |bytes: u64| if bytes <= card << 30 { "fits" } else { "does not fit" };
             writeln!(f, "{:<26}{:>12}{:>16}", format!("a card of {card} GB"), fits(resident), fits(streamed))?;
         }
-        Ok(())
+        writeln!(f, "(layer by layer: what streaming the weights would take; this version holds the whole model)")
     }
 }
 
