@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up; what stands beside each other on a floor does not import each other.
 const FLOORS: &[(&str, &[&str])] = &[
-    ("values", &["digest", "disk", "progress", "protocol", "python", "random", "request", "score", "stats"]),
+    ("values", &["digest", "progress", "protocol", "python", "random", "request", "settings", "stats"]),
+    ("kept values", &["disk", "score"]),
     ("weights", &["weights"]),
     ("doors", &["chat", "hub", "rows", "tokenizer"]),
-    ("meanings", &["model", "model_id", "task"]),
+    ("meanings", &["model", "model_id", "published", "task"]),
     ("workers", &["engine", "store", "train", "transform"]),
-    ("together", &["project", "published"]),
+    ("together", &["project"]),
     ("evaluation", &["eval"]),
     ("comparison", &["compare"]),
     ("showing", &["report"]),

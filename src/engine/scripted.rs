@@ -66,7 +66,7 @@ impl ScriptedEngine {
                     }
                 };
                 let tokens = continuation.bytes().map(u32::from).collect();
-                Response::LogLikelihood { sum, tokens, is_greedy: draw % 4 == 0 }
+                Response::LogLikelihood { sum, tokens, is_greedy: draw.is_multiple_of(4) }
             }
             Request::Generate { context, max_tokens, .. } => {
                 let draw = if self.behaviour == Behaviour::Dead { 7 } else { self.draw(context, "") };
