@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Rooms from the ground up; what stands beside each other on a floor does not import each other.
 const FLOORS: &[(&str, &[&str])] = &[
     ("values", &["digest", "progress", "protocol", "python", "random", "request", "settings", "stats"]),
-    ("kept values", &["disk", "score"]),
+    ("records", &["disk", "score"]),
     ("weights", &["weights"]),
     ("doors", &["chat", "hub", "rows", "tokenizer"]),
     ("meanings", &["model", "model_id", "published", "task"]),
@@ -29,7 +29,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("comfy_table", &["report"]),
     ("indicatif", &["progress"]),
     ("memmap2", &["weights"]),
-    ("safetensors", &["weights", "model"]),
+    ("safetensors", &["weights", "model", "train"]),
 ];
 
 const LONGEST_FILE: usize = 500;

@@ -125,12 +125,12 @@ struct Wave {
 fn waves(encoded: Vec<Encoded>) -> Vec<Wave> {
     let mut waves = vec![Wave::default()];
     for encoded in encoded {
-        let longest: usize = encoded.pairs.iter().map(Pair::len).max().unwrap_or(0);
+        let longest: usize = encoded.pairs.iter().map(Pair::count).max().unwrap_or(0);
         if waves.last().is_some_and(|wave| !wave.trie.is_empty() && wave.trie.len() + longest > WAVE_TOKENS) {
             waves.push(Wave::default());
         }
         let wave = waves.last_mut().expect("there is always a wave");
-        let paths = encoded.pairs.iter().map(|pair| wave.trie.insert(pair.ids().take(pair.len() - 1))).collect();
+        let paths = encoded.pairs.iter().map(|pair| wave.trie.insert(pair.ids().take(pair.count() - 1))).collect();
         wave.documents.push((encoded, paths));
     }
     waves

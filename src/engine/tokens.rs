@@ -25,7 +25,8 @@ impl Pair {
         self.context.iter().chain(self.continuation.iter()).copied()
     }
 
-    pub fn len(&self) -> usize {
+    /// Tokens in all; at least one of them is scored.
+    pub fn count(&self) -> usize {
         self.context.len() + self.continuation.len()
     }
 }

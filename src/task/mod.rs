@@ -27,7 +27,7 @@ use crate::stats::Estimate;
 use definition::Definition;
 use prompt::Item;
 
-pub use source::DataSource;
+pub use source::{DataSource, bundled_hashes};
 
 /// The task files that are built in.
 const BUILT_IN: &[(&str, &str)] = &[

@@ -27,6 +27,27 @@ const SLICE: &[(&str, &str, &[u8])] = &[
 
 const MANIFEST: &str = include_str!("../../tasks/data/slice.json");
 
+/// sha256 of the slice's prompts, as the harnesses make them from the whole data: `PROTOCOL/TASK.tsv` and its lines.
+const HASHES: &[(&str, &str)] = &[
+    ("leaderboard-v1/arc_challenge.tsv", include_str!("../../tasks/data/prompts/leaderboard-v1/arc_challenge.tsv")),
+    ("leaderboard-v1/hellaswag.tsv", include_str!("../../tasks/data/prompts/leaderboard-v1/hellaswag.tsv")),
+    ("leaderboard-v1/mmlu.tsv", include_str!("../../tasks/data/prompts/leaderboard-v1/mmlu.tsv")),
+    ("leaderboard-v1/truthfulqa_mc.tsv", include_str!("../../tasks/data/prompts/leaderboard-v1/truthfulqa_mc.tsv")),
+    ("leaderboard-v1/winogrande.tsv", include_str!("../../tasks/data/prompts/leaderboard-v1/winogrande.tsv")),
+    ("leaderboard-v1/gsm8k.tsv", include_str!("../../tasks/data/prompts/leaderboard-v1/gsm8k.tsv")),
+    ("lm-eval-latest/arc_challenge.tsv", include_str!("../../tasks/data/prompts/lm-eval-latest/arc_challenge.tsv")),
+    ("lm-eval-latest/hellaswag.tsv", include_str!("../../tasks/data/prompts/lm-eval-latest/hellaswag.tsv")),
+    ("lm-eval-latest/mmlu.tsv", include_str!("../../tasks/data/prompts/lm-eval-latest/mmlu.tsv")),
+    ("lm-eval-latest/truthfulqa_mc2.tsv", include_str!("../../tasks/data/prompts/lm-eval-latest/truthfulqa_mc2.tsv")),
+    ("lm-eval-latest/winogrande.tsv", include_str!("../../tasks/data/prompts/lm-eval-latest/winogrande.tsv")),
+    ("lm-eval-latest/gsm8k.tsv", include_str!("../../tasks/data/prompts/lm-eval-latest/gsm8k.tsv")),
+];
+
+/// The reference's hashes of the bundled slice, by `PROTOCOL/TASK.tsv`.
+pub fn bundled_hashes(file: &str) -> Option<&'static str> {
+    HASHES.iter().find(|(name, _)| *name == file).map(|(_, text)| *text)
+}
+
 /// What `slice.json` says of one file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

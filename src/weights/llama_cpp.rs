@@ -15,6 +15,8 @@ use super::{Checkpoint, Entry, RowOrder, decode};
 
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let gguf = Gguf::open(path)?;
+    let parts = gguf.count("split.count")?.unwrap_or(1);
+    ensure!(parts <= 1, "{}: one of {parts} parts; join them with llama.cpp's `gguf-split --merge`", path.display());
     let config = config(&gguf).with_context(|| path.display().to_string())?;
     let entries = entries(&gguf, &config).with_context(|| path.display().to_string())?;
     let place = format!("{} (metadata)", path.display());
@@ -232,7 +234,10 @@ impl Target {
             Target::Interleaved(name, key) => {
                 let heads = config[key].as_u64().unwrap_or(0) as usize;
                 let rows = place.shape[0];
-                ensure!(heads > 0 && rows % (2 * heads) == 0, "{rows} rows do not divide into halves of {heads} heads");
+                ensure!(
+                    heads > 0 && rows.is_multiple_of(2 * heads),
+                    "{rows} rows do not divide into halves of {heads} heads"
+                );
                 Ok(vec![(name, whole(RowOrder::Interleaved { heads }))])
             }
             Target::Stacked(prefix, part) => {

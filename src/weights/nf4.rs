@@ -8,7 +8,7 @@
 
 use std::sync::LazyLock;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
 /// Values that share an absmax.
@@ -63,9 +63,6 @@ pub enum Absmax {
 impl Nf4 {
     /// Quantises `values` (row-major). A value that is not finite is an error that gives its place.
     pub fn quantize(values: &[f32], double: bool) -> Result<Nf4> {
-        if let Some(place) = values.par_iter().position_first(|value| !value.is_finite()) {
-            anyhow::bail!("value {place} is {}; only finite weights can be quantised", values[place]);
-        }
         let mut packed = vec![0u8; values.len().div_ceil(2)];
         let mut absmax = vec![0f32; values.len().div_ceil(BLOCK)];
         packed
@@ -77,6 +74,11 @@ impl Nf4 {
                     *absmax = quantize_block(values, packed);
                 }
             });
+        if absmax.iter().any(|value| !value.is_finite()) {
+            let place =
+                values.iter().position(|value| !value.is_finite()).expect("a block's absmax is one of its values");
+            bail!("value {place} is {}; only finite weights can be quantised", values[place]);
+        }
         let absmax = if double { Absmax::double(&absmax)? } else { Absmax::Plain(absmax) };
         Ok(Nf4 { count: values.len(), packed, absmax })
     }
@@ -119,31 +121,32 @@ impl Nf4 {
 
 /// Fills `packed` and returns the block's absmax.
 fn quantize_block(values: &[f32], packed: &mut [u8]) -> f32 {
-    let absmax = values.iter().fold(0f32, |most, value| most.max(value.abs()));
+    // Without their sign, floats are ordered as their bits are (and what is not finite comes last): a loop of
+    // integer maxima, which runs on several values at once.
+    let absmax = f32::from_bits(values.iter().map(|value| value.to_bits() & 0x7fff_ffff).max().unwrap_or(0));
     let divisor = if absmax == 0.0 { 1.0 } else { absmax };
-    let mut codes = [0u8; BLOCK];
-    for (code, value) in codes.iter_mut().zip(values) {
-        *code = nearest_code(value / divisor);
+    let mut scaled = [0f32; BLOCK];
+    for (scaled, value) in scaled.iter_mut().zip(values) {
+        *scaled = value / divisor;
     }
+    let codes = nearest_codes(&scaled);
     for (byte, pair) in packed.iter_mut().zip(codes.chunks_exact(2)) {
-        *byte = pair[0] << 4 | pair[1];
+        *byte = (pair[0] << 4 | pair[1]) as u8;
     }
     absmax
 }
 
-/// The number of midpoints below `value`: the nearest code, the lower one of two equally near, as bitsandbytes decides.
-fn nearest_code(value: f32) -> u8 {
-    const MIDPOINTS: [f32; 15] = {
-        let mut midpoints = [0.0; 15];
-        let mut index = 0;
-        while index < 15 {
-            midpoints[index] = (CODES[index] + CODES[index + 1]) / 2.0;
-            index += 1;
+/// For each value the number of midpoints below it: the nearest code, the lower one of two equally near, as
+/// bitsandbytes decides. No branch, and the values innermost, so that several are compared at once.
+fn nearest_codes(values: &[f32; BLOCK]) -> [u32; BLOCK] {
+    let mut codes = [0; BLOCK];
+    for pair in CODES.windows(2) {
+        let midpoint = (pair[0] + pair[1]) / 2.0;
+        for (code, value) in codes.iter_mut().zip(values) {
+            *code += u32::from(*value > midpoint);
         }
-        midpoints
-    };
-    // No branch: fifteen comparisons a value, several values at once.
-    MIDPOINTS.iter().map(|midpoint| u8::from(value > *midpoint)).sum()
+    }
+    codes
 }
 
 impl Absmax {
@@ -247,14 +250,15 @@ mod tests {
 
     #[test]
     fn every_code_finds_itself_and_midpoints_go_down() {
-        for (index, code) in CODES.iter().enumerate() {
-            assert_eq!(usize::from(nearest_code(*code)), index);
+        let code = |value: f32| nearest_codes(&[value; BLOCK])[BLOCK - 1];
+        for (index, value) in CODES.iter().enumerate() {
+            assert_eq!(code(*value) as usize, index);
         }
         // The boundary constants of bitsandbytes' dQuantizeNF4.
-        for (midpoint, below) in [(0.039_790_15, 7u8), (0.389_312_54, 11), (-0.137_911_73, 5), (-0.848_096_4, 0)] {
+        for (midpoint, below) in [(0.039_790_15, 7), (0.389_312_54, 11), (-0.137_911_73, 5), (-0.848_096_4, 0)] {
             let midpoint: f32 = midpoint;
-            assert_eq!(nearest_code(midpoint), below);
-            assert_eq!(nearest_code(midpoint.next_up()), below + 1);
+            assert_eq!(code(midpoint), below);
+            assert_eq!(code(midpoint.next_up()), below + 1);
         }
     }
 
@@ -278,6 +282,10 @@ mod tests {
     fn what_is_not_finite_is_named() {
         let error = Nf4::quantize(&[1.0, f32::NAN], true).unwrap_err().to_string();
         assert!(error.contains("value 1 is NaN"), "{error}");
+        let mut values = vec![1.0; 3 * BLOCK];
+        values[100] = f32::NEG_INFINITY;
+        let error = Nf4::quantize(&values, false).unwrap_err().to_string();
+        assert!(error.contains("value 100 is -inf"), "{error}");
         assert!(Nf4::quantize(&[], true).is_err());
     }
 }

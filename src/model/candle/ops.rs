@@ -1,7 +1,7 @@
 //! The few operations a decoder needs beyond products, each with its gradient: RMS norm, rotary embedding, causal softmax.
 
 use anyhow::Result;
-use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::graft::graft;
@@ -9,9 +9,52 @@ use super::graft::graft;
 /// `weight * x / sqrt(mean(x^2) + eps)` over the last dimension; the gradient is by `x` only (norm weights are frozen).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let input = x.detach();
-    let value = candle_nn::ops::rms_norm(&input.contiguous()?, weight, eps as f32)?;
+    let value = match input.device().is_cpu() && input.dtype() == DType::F32 {
+        true => input.contiguous()?.apply_op2_no_bwd(weight, &RmsNorm { eps })?,
+        false => candle_nn::ops::rms_norm(&input.contiguous()?, weight, eps as f32)?,
+    };
     let weight = weight.clone();
     graft(x, value, move |_, gradient| rms_norm_backward(&input, &weight, eps, gradient))
+}
+
+/// The norm with its sum in f64: candle adds the squares one by one in f32, and 61 norms later that shows in the fourth
+/// digit of a log-likelihood.
+struct RmsNorm {
+    eps: f64,
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (x, weight) = (contiguous(x, layout)?, contiguous(weight, weight_layout)?);
+        let mut output = vec![0f32; x.len()];
+        let columns = weight.len();
+        output.par_chunks_mut(columns).zip(x.par_chunks(columns)).for_each(|(output, x)| {
+            let squares: f64 = x.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+            let inverse = (1.0 / (squares / columns as f64 + self.eps).sqrt()) as f32;
+            for ((output, value), weight) in output.iter_mut().zip(x).zip(weight) {
+                *output = value * inverse * weight;
+            }
+        });
+        Ok((CpuStorage::F32(output), layout.shape().clone()))
+    }
+}
+
+/// The f32 numbers of a contiguous tensor.
+fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("this operation takes contiguous tensors"),
+    }
 }
 
 /// With r = 1/sqrt(mean(x^2)+eps) and h = weight * g: dx = r*h - x * r^3 * mean(h*x).
@@ -90,9 +133,8 @@ impl CustomOp1 for CausalSoftmax {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else { bail!("scores are contiguous") };
         let (_, rows, keys) = layout.shape().dims3()?;
-        let scores = &storage.as_slice::<f32>()?[start..end];
+        let scores = contiguous(storage, layout)?;
         let mut output = vec![0f32; scores.len()];
         output.par_chunks_mut(keys).zip(scores.par_chunks(keys)).enumerate().for_each(|(index, (output, scores))| {
             let seen = self.visible.keys(index % rows);
@@ -104,12 +146,12 @@ impl CustomOp1 for CausalSoftmax {
 
 fn softmax_row(scores: &[f32], scale: f32, output: &mut [f32]) {
     let peak = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0f32;
+    let mut sum = 0f64;
     for (out, score) in output.iter_mut().zip(scores) {
         *out = ((score - peak) * scale).exp();
-        sum += *out;
+        sum += f64::from(*out);
     }
-    let inverse = 1.0 / sum;
+    let inverse = (1.0 / sum) as f32;
     output.iter_mut().for_each(|out| *out *= inverse);
 }
 
