@@ -1,26 +1,99 @@
-//! (being written)
+//! QLoRA fine-tuning, as Firefly did it for firefly-mixtral-8x7b: the frozen weights in 4 bits, LoRA pairs beside them,
+//! loss on the answers alone.
+//!
+//! [`finetune`] is the whole run: dialogues to tokens, and then for every step the gradients of its micro-batches, their
+//! mean clipped, one update of AdamW, a line in the log. Its state is written now and then, and a call that finds one
+//! goes on from there.
 
+pub mod adamw;
+pub mod data;
 pub mod dialogue;
 pub mod format;
+pub mod gradients;
+pub mod initial;
+pub mod log;
+pub mod order;
+pub mod plan;
+pub mod recipe;
+mod run;
+pub mod schedule;
+pub mod state;
 
-// PLACEHOLDER until the train branch has these.
-pub mod recipe {
-    pub struct Recipe {
-        pub model: String,
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candle_core::Device;
+
+use crate::progress::Progress;
+use data::TrainingData;
+use recipe::Recipe;
+use run::Run;
+
+/// What a recipe leaves open.
+pub struct TrainOptions {
+    pub device: Device,
+    /// Counts tokens.
+    pub progress: Progress,
+    /// What the adapter's config calls its base model.
+    pub base_model: String,
+}
+
+/// What a run has come to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainSummary {
+    /// The folder with the adapter.
+    pub adapter: PathBuf,
+    pub trained_parameters: usize,
+    pub steps: usize,
+    /// Of all steps: tokens that went through the model, and seconds.
+    pub tokens: u64,
+    pub seconds: f64,
+    /// Cross-entropy of the last step.
+    pub last_loss: Option<f64>,
+    /// Held-out losses: (steps done, loss); the first before any step.
+    pub held_out: Vec<(usize, f64)>,
+}
+
+/// Fine-tunes the checkpoint at `model` (a folder or a GGUF file) by `recipe`, or goes on where an interrupted run was.
+pub fn finetune(recipe: &Recipe, model: &Path, options: &TrainOptions) -> Result<TrainSummary> {
+    let data = data::load(recipe, model)?;
+    tell(recipe, &data, options);
+    let mut run = Run::begin(recipe, model, &data, options)?;
+    if run.is_new() {
+        run.held_out_loss()?;
     }
-    impl Recipe {
-        pub fn read(_: &std::path::Path) -> anyhow::Result<Recipe> {
-            anyhow::bail!("not in this build yet")
-        }
+    while !run.is_done() {
+        step(&mut run)?;
+    }
+    run.finish()
+}
+
+fn step(run: &mut Run) -> Result<()> {
+    let step = run.next_step();
+    let (loss, mut gradients) = run.gradients(&step)?;
+    let norm = run.clip(&mut gradients);
+    match loss.is_finite() && norm.is_finite() {
+        true => run.update(&step, &gradients)?,
+        false => run.skip(&step)?,
+    }
+    run.log(&step, &loss, norm)?;
+    if run.is_held_out_due() {
+        run.held_out_loss()?;
+    }
+    if run.is_state_due() {
+        run.save()?;
+    }
+    Ok(())
+}
+
+fn tell(recipe: &Recipe, data: &TrainingData, options: &TrainOptions) {
+    options.progress.line(&data.counts.to_string());
+    if options.device.is_cpu() && recipe.dtype != recipe::Dtype::F32 {
+        options
+            .progress
+            .line(&format!("dtype {:?} on a CPU: weights are rounded to it, products are made in f32", recipe.dtype));
     }
 }
-pub mod plan {
-    pub fn plan(_: &super::recipe::Recipe) -> anyhow::Result<String> {
-        anyhow::bail!("not in this build yet")
-    }
-}
-#[derive(Default)]
-pub struct FinetuneOptions {}
-pub fn finetune(_: &recipe::Recipe, _: &std::path::Path, _: &FinetuneOptions) -> anyhow::Result<String> {
-    anyhow::bail!("not in this build yet")
-}
+
+#[cfg(test)]
+mod tests;

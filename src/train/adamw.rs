@@ -1,0 +1,130 @@
+//! AdamW (Loshchilov and Hutter, arXiv 1711.05101) in torch's arithmetic (`torch/optim/adamw.py`, the loop over single
+//! tensors): f32 moments, scalars in f64, decay apart from the gradient. bitsandbytes' paged 32-bit AdamW, which the post
+//! used, does the same but for where it adds epsilon.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::gradients::Gradients;
+use crate::model::adapter::Adapter;
+
+/// `[optimizer]` of a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub learning_rate: f64,
+    #[serde(default = "betas")]
+    pub betas: [f64; 2],
+    #[serde(default = "epsilon")]
+    pub epsilon: f64,
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Gradients with a longer norm, over all parameters, are scaled down to it; absent: never.
+    #[serde(default)]
+    pub max_grad_norm: Option<f64>,
+}
+
+fn betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+
+fn epsilon() -> f64 {
+    1e-8
+}
+
+/// The running means of one tensor's gradient and of its square.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    pub mean: Vec<f32>,
+    pub square: Vec<f32>,
+}
+
+impl Moments {
+    pub fn zeros(len: usize) -> Moments {
+        Moments { mean: vec![0.0; len], square: vec![0.0; len] }
+    }
+}
+
+impl Settings {
+    /// One update of `values` at `rate`; `step` counts from 1.
+    pub fn update(&self, values: &mut [f32], gradient: &[f32], moments: &mut Moments, rate: f64, step: usize) {
+        debug_assert!(values.len() == gradient.len() && values.len() == moments.mean.len());
+        let [beta1, beta2] = self.betas;
+        let size = rate / (1.0 - beta1.powf(step as f64));
+        let root = (1.0 - beta2.powf(step as f64)).sqrt() as f32;
+        let decay = (1.0 - rate * self.weight_decay) as f32;
+        let (weight1, weight2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
+        let (beta2, epsilon, size) = (beta2 as f32, self.epsilon as f32, size as f32);
+        let rows = values.iter_mut().zip(gradient).zip(moments.mean.iter_mut().zip(moments.square.iter_mut()));
+        for ((value, &gradient), (mean, square)) in rows {
+            *mean += weight1 * (gradient - *mean);
+            *square = *square * beta2 + weight2 * gradient * gradient;
+            *value = *value * decay - size * (*mean / (square.sqrt() / root + epsilon));
+        }
+    }
+}
+
+/// The optimiser of an adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdamW {
+    pub settings: Settings,
+    /// Of the adapter's matrices, in order.
+    pub moments: Vec<Moments>,
+    /// Updates made.
+    pub updates: usize,
+}
+
+impl AdamW {
+    pub fn new(settings: Settings, adapter: &Adapter) -> AdamW {
+        let moments = adapter.matrices().map(|matrix| Moments::zeros(matrix.values.len())).collect();
+        AdamW { settings, moments, updates: 0 }
+    }
+
+    /// Moves `adapter` against `gradients` (as they are: clipped before).
+    pub fn step(&mut self, adapter: &mut Adapter, gradients: &Gradients, rate: f64) {
+        self.updates += 1;
+        let (settings, updates) = (self.settings, self.updates);
+        let matrices: Vec<_> = adapter.matrices_mut().zip(gradients.matrices()).zip(&mut self.moments).collect();
+        matrices.into_par_iter().for_each(|((matrix, gradient), moments)| {
+            settings.update(&mut matrix.values, gradient, moments, rate, updates);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Settings =
+        Settings { learning_rate: 0.1, betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: None };
+
+    #[test]
+    fn the_first_step_is_the_rate_against_the_gradients_sign() {
+        let (mut values, mut moments) = (vec![1.0, 1.0], Moments::zeros(2));
+        PLAIN.update(&mut values, &[0.5, -3.0], &mut moments, 0.1, 1);
+        // m = 0.1 g, v = 0.001 g^2; corrected: m = g, v = g^2; so each moves by 0.1.
+        assert!((values[0] - 0.9).abs() < 1e-6 && (values[1] - 1.1).abs() < 1e-6, "{values:?}");
+        assert!((moments.mean[0] - 0.05).abs() < 1e-8 && (moments.square[1] - 0.009).abs() < 1e-8);
+    }
+
+    #[test]
+    fn two_steps_with_decay_by_hand() {
+        let settings = Settings { betas: [0.5, 0.5], epsilon: 1.0, weight_decay: 0.1, ..PLAIN };
+        let (mut values, mut moments) = (vec![2.0], Moments::zeros(1));
+        // Step 1: m = 2, v = 8; corrected 4 and 16. 2 * 0.95 - 0.5 * 4 / (4 + 1) = 1.5.
+        settings.update(&mut values, &[4.0], &mut moments, 0.5, 1);
+        assert!((values[0] - 1.5).abs() < 1e-6, "{values:?}");
+        // Step 2, gradient 2: m = 2, v = 6; corrected by 0.75: 8/3 and 8.
+        // 1.5 * 0.95 - 0.5 * (8/3) / (sqrt 8 + 1) = 1.425 - 0.348272 = 1.076728.
+        settings.update(&mut values, &[2.0], &mut moments, 0.5, 2);
+        assert!((values[0] - 1.076_728).abs() < 1e-6, "{values:?}");
+    }
+
+    #[test]
+    fn a_rate_of_0_moves_nothing_but_the_moments() {
+        let (mut values, mut moments) = (vec![1.0], Moments::zeros(1));
+        PLAIN.update(&mut values, &[1.0], &mut moments, 0.0, 1);
+        assert_eq!(values, [1.0]);
+        assert!(moments.mean[0] > 0.0);
+    }
+}

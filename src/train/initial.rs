@@ -1,0 +1,73 @@
+//! The adapter before the first step: A random, B zero, so that the model is still what it was.
+
+use anyhow::{Result, ensure};
+
+use super::recipe::Lora;
+use crate::model::adapter::target::Target;
+use crate::model::adapter::{Adapter, LoraPair, Matrix};
+use crate::model::config::ModelConfig;
+use crate::model::names::{self, Linear};
+use crate::random::Random;
+
+/// The linears that get a pair, in the order of the layers. A target that the model does not have is an error.
+pub fn linears(config: &ModelConfig, targets: &[Target]) -> Result<Vec<(Target, Linear)>> {
+    let mut chosen = Vec::new();
+    for layer in 0..config.num_hidden_layers {
+        for linear in names::linears(config, layer) {
+            let target = Target::of(&linear.module)?;
+            if targets.contains(&target) {
+                chosen.push((target, linear));
+            }
+        }
+    }
+    for target in targets {
+        ensure!(
+            chosen.iter().any(|(found, _)| found == target),
+            "`[lora] targets` names `{target}`, which this model does not have (it has {})",
+            available(config)?
+        );
+    }
+    Ok(chosen)
+}
+
+fn available(config: &ModelConfig) -> Result<String> {
+    let mut targets: Vec<Target> =
+        names::linears(config, 0).iter().map(|linear| Target::of(&linear.module)).collect::<Result<_>>()?;
+    targets.sort_unstable();
+    targets.dedup();
+    Ok(targets.iter().map(|target| target.name()).collect::<Vec<_>>().join(", "))
+}
+
+/// A drawn as PEFT draws it (`kaiming_uniform_` with `a = sqrt(5)`: uniform within 1 / sqrt(inputs)), from the stream that
+/// the module's name has under `seed`; B zero.
+pub fn adapter(config: &ModelConfig, lora: &Lora, seed: u64) -> Result<Adapter> {
+    let pair = |(_, linear): (Target, Linear)| LoraPair {
+        scale: (lora.alpha / lora.rank as f64) as f32,
+        a: uniform(lora.rank, linear.inputs, &mut Random::named(seed, &linear.module)),
+        b: Matrix::zeros(linear.outputs, lora.rank),
+        module: linear.module,
+    };
+    Ok(Adapter { pairs: linears(config, &lora.targets)?.into_iter().map(pair).collect() })
+}
+
+fn uniform(rows: usize, columns: usize, random: &mut Random) -> Matrix {
+    let bound = 1.0 / (columns as f64).sqrt();
+    let values = (0..rows * columns).map(|_| ((2.0 * random.uniform() - 1.0) * bound) as f32).collect();
+    Matrix { rows, columns, values }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_is_spread_evenly_within_its_bound() {
+        let matrix = uniform(16, 400, &mut Random::named(42, "model.layers.0.self_attn.q_proj"));
+        let (count, bound) = (matrix.values.len() as f64, 0.05);
+        assert!(matrix.values.iter().all(|value| f64::from(value.abs()) <= bound));
+        let mean = matrix.values.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
+        let variance = matrix.values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>() / count;
+        // A uniform's variance is bound^2 / 3.
+        assert!(mean.abs() < 0.002 && (variance / (bound * bound / 3.0) - 1.0).abs() < 0.05, "{mean} {variance}");
+    }
+}

@@ -1,0 +1,310 @@
+//! A run in progress: what it holds, and what each part of a step does with it. The order of the parts is in
+//! [`finetune`](super::finetune).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::adamw::AdamW;
+use super::data::TrainingData;
+use super::format::{Example, pack};
+use super::gradients::Gradients;
+use super::initial;
+use super::log::{self, Entry, Log};
+use super::order::Order;
+use super::recipe::{Quantization, Recipe};
+use super::state::{self, Place};
+use super::{TrainOptions, TrainSummary};
+use crate::digest::sha256_hex;
+use crate::model::adapter::{Adapter, peft};
+use crate::model::candle::{CandleDecoder, LoadOptions, LossOptions};
+use crate::model::config::ModelConfig;
+use crate::random::Random;
+use crate::weights::Checkpoint;
+
+/// So many steps in a row without a finite loss end the run.
+const PATIENCE: usize = 5;
+
+pub struct Run<'a> {
+    recipe: &'a Recipe,
+    data: &'a TrainingData,
+    options: &'a TrainOptions,
+    /// Not loaded for a run that is done.
+    decoder: Option<CandleDecoder>,
+    adapter: Adapter,
+    optimizer: AdamW,
+    order: Order,
+    log: Log,
+    place: Place,
+    steps: usize,
+}
+
+/// One step, before it is made.
+pub struct Step {
+    /// From 0.
+    index: usize,
+    rate: f64,
+    /// Which dialogues, by micro-batch.
+    batches: Vec<Vec<usize>>,
+    tokens: usize,
+    begun: Instant,
+}
+
+/// Means over a step's micro-batches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepLoss {
+    total: f64,
+    cross_entropy: f64,
+    router_aux: Option<f64>,
+}
+
+impl StepLoss {
+    pub fn is_finite(&self) -> bool {
+        self.total.is_finite()
+    }
+}
+
+impl<'a> Run<'a> {
+    /// Takes up the state in the recipe's output folder, or begins there.
+    pub fn begin(
+        recipe: &'a Recipe,
+        model: &Path,
+        data: &'a TrainingData,
+        options: &'a TrainOptions,
+    ) -> Result<Run<'a>> {
+        let checkpoint = Checkpoint::open(model)?;
+        let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+        let folder = &recipe.output;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let mut adapter = initial::adapter(&config, &recipe.lora, recipe.seed)?;
+        let mut optimizer = AdamW::new(recipe.optimizer, &adapter);
+        let run = identity(recipe, data, &checkpoint)?;
+        let place = match state::restore(folder, &run, &mut adapter, &mut optimizer)? {
+            Some(place) => place,
+            None => {
+                let left = folder.join(peft::WEIGHTS_FILE);
+                ensure!(
+                    !left.exists(),
+                    "{} is there, but not the state of its run: choose another `output`",
+                    left.display()
+                );
+                Place { run, ..Place::default() }
+            }
+        };
+        let mut this = Run {
+            recipe,
+            data,
+            options,
+            decoder: None,
+            adapter,
+            optimizer,
+            order: Order::new(recipe.seed, data.train.len()),
+            log: Log::open(folder, place.steps)?,
+            steps: recipe.steps(data.train.len()),
+            place,
+        };
+        if !this.is_done() {
+            this.load(&checkpoint, &config)?;
+        }
+        Ok(this)
+    }
+
+    fn load(&mut self, checkpoint: &Checkpoint, config: &ModelConfig) -> Result<()> {
+        if self.place.steps > 0 {
+            self.options.progress.line(&format!("goes on after step {} of {}", self.place.steps, self.steps));
+        }
+        let options = LoadOptions {
+            device: self.options.device.clone(),
+            numerics: self.recipe.dtype.numerics(),
+            nf4: self.recipe.quantization == Quantization::Nf4,
+        };
+        let mut decoder = CandleDecoder::load(checkpoint, config, &options)?;
+        decoder.set_adapter(&self.adapter)?;
+        self.decoder = Some(decoder);
+        let left = self.place.steps * self.recipe.dialogues_per_step()..self.steps * self.recipe.dialogues_per_step();
+        let mut order = Order::new(self.recipe.seed, self.data.train.len());
+        let tokens: usize = left.map(|position| self.data.train[order.at(position)].ids.len()).sum();
+        self.options.progress.add_total(tokens as u64);
+        Ok(())
+    }
+
+    pub fn is_new(&self) -> bool {
+        self.place.steps == 0 && self.place.held_out.is_empty()
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.place.steps >= self.steps
+    }
+
+    pub fn next_step(&mut self) -> Step {
+        let (index, size) = (self.place.steps, self.recipe.batch.dialogues);
+        let first = index * self.recipe.dialogues_per_step();
+        let positions: Vec<usize> = (first..first + self.recipe.dialogues_per_step()).collect();
+        let chosen: Vec<usize> = positions.into_iter().map(|position| self.order.at(position)).collect();
+        Step {
+            index,
+            rate: self.recipe.optimizer.learning_rate * self.recipe.schedule.factor(index, self.steps),
+            tokens: chosen.iter().map(|&dialogue| self.data.train[dialogue].ids.len()).sum(),
+            batches: chosen.chunks(size).map(<[usize]>::to_vec).collect(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// The mean loss and gradient of the step's micro-batches.
+    pub fn gradients(&self, step: &Step) -> Result<(StepLoss, Gradients)> {
+        let mut gradients = Gradients::zeros(&self.adapter);
+        let mut mean = StepLoss::default();
+        let weight = 1.0 / step.batches.len() as f64;
+        for (micro, batch) in step.batches.iter().enumerate() {
+            let examples: Vec<&Example> = batch.iter().map(|&dialogue| &self.data.train[dialogue]).collect();
+            let (packed, targets) = pack(&examples);
+            let draws = format!("dropout of step {}, micro-batch {micro}", step.index);
+            let options = LossOptions {
+                router_aux_loss_coef: self.recipe.router_aux_loss_coef,
+                recompute: self.recipe.recompute,
+                dropout: self.recipe.lora.dropout,
+                seed: Random::named(self.recipe.seed, &draws).next_u64(),
+            };
+            let (loss, pairs) = self.decoder()?.loss_and_gradients(&packed, &targets, &options)?;
+            gradients.add(&pairs, weight as f32);
+            mean.total += weight * loss.total;
+            mean.cross_entropy += weight * loss.cross_entropy;
+            mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
+            self.options.progress.advance(packed.len() as u64);
+        }
+        Ok((mean, gradients))
+    }
+
+    /// Cuts the gradients to the recipe's norm, and returns the norm they had.
+    pub fn clip(&self, gradients: &mut Gradients) -> f64 {
+        let norm = gradients.norm();
+        if let Some(longest) = self.recipe.optimizer.max_grad_norm {
+            gradients.clip(norm, longest);
+        }
+        norm
+    }
+
+    pub fn update(&mut self, step: &Step, gradients: &Gradients) -> Result<()> {
+        self.optimizer.step(&mut self.adapter, gradients, step.rate);
+        self.place.skipped_in_a_row = 0;
+        self.decoder.as_mut().context(NOT_LOADED)?.set_adapter(&self.adapter)
+    }
+
+    /// Leaves the adapter as it is, and gives up after some such steps in a row.
+    pub fn skip(&mut self, step: &Step) -> Result<()> {
+        self.place.skipped_in_a_row += 1;
+        let told = format!("step {}: the loss or its gradient is not finite; the step is skipped", step.index + 1);
+        self.options.progress.line(&told);
+        if self.place.skipped_in_a_row >= PATIENCE {
+            bail!(
+                "{PATIENCE} steps in a row without a finite loss, the last of them step {}: the run stops (lower the \
+                 learning rate, or look at the data)",
+                step.index + 1
+            );
+        }
+        Ok(())
+    }
+
+    pub fn log(&mut self, step: &Step, loss: &StepLoss, norm: f64) -> Result<()> {
+        let finite = |number: f64| number.is_finite().then_some(number);
+        let seconds = step.begun.elapsed().as_secs_f64();
+        self.place.steps += 1;
+        self.place.updates = self.optimizer.updates;
+        self.place.tokens += step.tokens as u64;
+        self.place.seconds += seconds;
+        self.place.last_loss = finite(loss.cross_entropy);
+        let (number, rate) = (self.place.steps, step.rate);
+        let shown = format!("step {number}/{} loss {:.3} rate {rate:.1e}", self.steps, loss.cross_entropy);
+        self.options.progress.message(shown);
+        self.log.append(&Entry::Step(log::Step {
+            step: number,
+            loss: finite(loss.total),
+            cross_entropy: finite(loss.cross_entropy),
+            router_aux: loss.router_aux.and_then(finite),
+            grad_norm: finite(norm),
+            learning_rate: rate,
+            tokens: step.tokens,
+            tokens_per_second: step.tokens as f64 / seconds.max(1e-9),
+            seconds,
+            skipped: self.place.skipped_in_a_row > 0,
+        }))
+    }
+
+    pub fn is_held_out_due(&self) -> bool {
+        let every = self.recipe.held_out.and_then(|held_out| held_out.every);
+        self.is_done() || every.is_some_and(|every| self.place.steps.is_multiple_of(every))
+    }
+
+    /// Mean cross-entropy over the learnt tokens of the held-out dialogues, told and logged; nothing where none is held
+    /// out.
+    pub fn held_out_loss(&mut self) -> Result<()> {
+        if self.data.held_out.is_empty() {
+            return Ok(());
+        }
+        let options =
+            LossOptions { router_aux_loss_coef: 0.0, recompute: self.recipe.recompute, dropout: 0.0, seed: 0 };
+        let (mut sum, mut count) = (0.0, 0);
+        for examples in self.data.held_out.chunks(self.recipe.batch.dialogues) {
+            let (packed, targets) = pack(&examples.iter().collect::<Vec<_>>());
+            let loss = self.decoder()?.loss(&packed, &targets, &options)?;
+            sum += loss.cross_entropy * loss.targets as f64;
+            count += loss.targets;
+        }
+        let (step, held_out_loss) = (self.place.steps, sum / count as f64);
+        self.options.progress.line(&format!("held-out loss after {step} steps: {held_out_loss:.4}"));
+        self.place.held_out.push((step, held_out_loss));
+        self.log.append(&Entry::HeldOut(log::HeldOut { step, held_out_loss }))
+    }
+
+    pub fn is_state_due(&self) -> bool {
+        self.is_done() || self.recipe.checkpoint_every.is_some_and(|every| self.place.steps.is_multiple_of(every))
+    }
+
+    pub fn save(&self) -> Result<()> {
+        state::write(&self.recipe.output, &self.place, &self.adapter, &self.optimizer)
+    }
+
+    /// Writes the adapter as PEFT does.
+    pub fn finish(self) -> Result<TrainSummary> {
+        let lora = &self.recipe.lora;
+        let settings = peft::PeftSettings {
+            base_model: self.options.base_model.clone(),
+            rank: lora.rank,
+            alpha: lora.alpha,
+            dropout: lora.dropout,
+            target_modules: lora.targets.iter().map(ToString::to_string).collect(),
+        };
+        peft::write(&self.recipe.output, &self.adapter, &settings)?;
+        self.options.progress.finish();
+        Ok(TrainSummary {
+            adapter: self.recipe.output.clone(),
+            trained_parameters: self.adapter.parameters(),
+            steps: self.place.steps,
+            tokens: self.place.tokens,
+            seconds: self.place.seconds,
+            last_loss: self.place.last_loss,
+            held_out: self.place.held_out,
+        })
+    }
+
+    fn decoder(&self) -> Result<&CandleDecoder> {
+        self.decoder.as_ref().context(NOT_LOADED)
+    }
+}
+
+const NOT_LOADED: &str = "a run that is done makes no more steps";
+
+/// Which run this is: the recipe, its data in tokens, and the base model (its config, and of every tensor the name, the
+/// shape and the first bytes: enough to tell two checkpoints apart without reading them whole).
+fn identity(recipe: &Recipe, data: &TrainingData, checkpoint: &Checkpoint) -> Result<String> {
+    let mut tensors = BTreeMap::new();
+    for name in checkpoint.names() {
+        let stored = checkpoint.stored(name)?;
+        let start = &stored.bytes[..stored.bytes.len().min(64)];
+        tensors.insert(name, format!("{:?} {:?} {start:?}", stored.format, stored.shape));
+    }
+    let parts = [recipe.digest(), data.digest(), checkpoint.config_json().to_string(), format!("{tensors:?}")];
+    Ok(sha256_hex(parts.join("\n").as_bytes()))
+}

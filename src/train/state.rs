@@ -1,0 +1,203 @@
+//! A run that can be taken up again: adapter, moments and place in the work, in one file, replaced whole.
+//!
+//! `state.safetensors` holds for every matrix of the adapter `<module>.lora_A.value`, `.mean` and `.square` (and `lora_B`
+//! likewise) in f32; the place in the work is JSON under `progress` in the file's metadata. A state is taken up only by
+//! the run it belongs to: same recipe, same data, same base shape.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::{Dtype, SafeTensors, View, serialize_to_file};
+use serde::{Deserialize, Serialize};
+
+use super::adamw::AdamW;
+use crate::disk;
+use crate::model::adapter::Adapter;
+
+pub const FILE: &str = "state.safetensors";
+
+/// How far a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Which run this is: see [`identity`](super::identity).
+    pub run: String,
+    /// Steps done, skipped ones included.
+    pub steps: usize,
+    /// Updates made by the optimiser.
+    pub updates: usize,
+    /// Steps skipped in a row because their loss was not finite.
+    pub skipped_in_a_row: usize,
+    /// Tokens learnt from so far, and seconds spent.
+    pub tokens: u64,
+    pub seconds: f64,
+    /// Cross-entropy of the last step.
+    pub last_loss: Option<f64>,
+    /// Held-out losses: (steps done, loss).
+    pub held_out: Vec<(usize, f64)>,
+}
+
+/// Writes the state into `folder`.
+pub fn write(folder: &Path, place: &Place, adapter: &Adapter, optimizer: &AdamW) -> Result<()> {
+    let progress = serde_json::to_string(place).context("the place in the work can be written")?;
+    let metadata = HashMap::from([("progress".to_owned(), progress)]);
+    let names = names(adapter);
+    let matrices = adapter.matrices().zip(&optimizer.moments);
+    let tensors = names.iter().zip(matrices).flat_map(|(name, (matrix, moments))| {
+        let tensor = |kind: &str, values| (format!("{name}.{kind}"), F32(values, [values.len()]));
+        [tensor("value", &matrix.values), tensor("mean", &moments.mean), tensor("square", &moments.square)]
+    });
+    disk::replace_with(&folder.join(FILE), |path| Ok(serialize_to_file(tensors, Some(metadata.clone()), path)?))
+}
+
+/// Fills `adapter` and `optimizer`, which have the shapes of `run`, from the state in `folder`, if there is one. The
+/// state of another run is an error.
+pub fn restore(folder: &Path, run: &str, adapter: &mut Adapter, optimizer: &mut AdamW) -> Result<Option<Place>> {
+    let path = folder.join(FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let place = progress(&bytes).with_context(|| damaged(&path))?;
+    ensure!(
+        place.run == run,
+        "{} belongs to another run: the recipe, its data or the base model has changed since (remove the folder to begin \
+         anew, or give the recipe another `output`)",
+        path.display()
+    );
+    fill(&bytes, adapter, optimizer).with_context(|| damaged(&path))?;
+    optimizer.updates = place.updates;
+    Ok(Some(place))
+}
+
+fn damaged(path: &Path) -> String {
+    format!("{} cannot be taken up (remove it to begin anew)", path.display())
+}
+
+fn fill(bytes: &[u8], adapter: &mut Adapter, optimizer: &mut AdamW) -> Result<()> {
+    let file = SafeTensors::deserialize(bytes)?;
+    let names = names(adapter);
+    ensure!(file.len() == 3 * names.len(), "it holds {} tensors, not {}", file.len(), 3 * names.len());
+    for (name, (matrix, moments)) in names.iter().zip(adapter.matrices_mut().zip(&mut optimizer.moments)) {
+        let parts = [("value", &mut matrix.values), ("mean", &mut moments.mean), ("square", &mut moments.square)];
+        for (kind, values) in parts {
+            let tensor = file.tensor(&format!("{name}.{kind}"))?;
+            let fits = tensor.dtype() == Dtype::F32 && tensor.data().len() == size_of_val(values.as_slice());
+            ensure!(fits, "`{name}.{kind}` does not have the adapter's shape");
+            let numbers = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
+        }
+    }
+    Ok(())
+}
+
+fn progress(bytes: &[u8]) -> Result<Place> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).context("not a whole safetensors file")?;
+    let Some(text) = metadata.metadata().as_ref().and_then(|entries| entries.get("progress")) else {
+        bail!("it does not say how far the run was");
+    };
+    serde_json::from_str(text).context("how far the run was cannot be read")
+}
+
+/// A name for each of the adapter's matrices, in order.
+fn names(adapter: &Adapter) -> Vec<String> {
+    adapter.pairs.iter().flat_map(|pair| ["A", "B"].map(|half| format!("{}.lora_{half}", pair.module))).collect()
+}
+
+struct F32<'a>(&'a [f32], [usize; 1]);
+
+impl View for F32<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.1
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.0.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::adapter::{LoraPair, Matrix};
+    use crate::train::adamw::Settings;
+
+    fn run() -> (Adapter, AdamW, Place) {
+        let matrix = |rows, columns, first: f32| Matrix {
+            rows,
+            columns,
+            values: (0..rows * columns).map(|index| first + index as f32).collect(),
+        };
+        let pair = LoraPair { module: "layer.q".to_owned(), scale: 1.0, a: matrix(2, 3, 1.5), b: matrix(4, 2, -7.0) };
+        let adapter = Adapter { pairs: vec![pair] };
+        let settings =
+            Settings { learning_rate: 0.1, betas: [0.9, 0.99], epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: None };
+        let mut optimizer = AdamW::new(settings, &adapter);
+        optimizer.moments[1].square[7] = 0.25;
+        optimizer.updates = 6;
+        let place = Place {
+            run: "abc".to_owned(),
+            steps: 7,
+            updates: 6,
+            tokens: 1234,
+            seconds: 0.1 + 0.2,
+            last_loss: Some(1.0 / 3.0),
+            held_out: vec![(0, 2.5), (7, 2.25)],
+            ..Place::default()
+        };
+        (adapter, optimizer, place)
+    }
+
+    fn blank(adapter: &Adapter, optimizer: &AdamW) -> (Adapter, AdamW) {
+        let mut adapter = adapter.clone();
+        adapter.matrices_mut().for_each(|matrix| matrix.values.fill(0.0));
+        let optimizer = AdamW::new(optimizer.settings, &adapter);
+        (adapter, optimizer)
+    }
+
+    #[test]
+    fn a_state_is_read_back_to_the_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let (adapter, optimizer, progress) = run();
+        let (mut again, mut moments) = blank(&adapter, &optimizer);
+        assert_eq!(restore(folder.path(), "abc", &mut again, &mut moments).unwrap(), None);
+        write(folder.path(), &progress, &adapter, &optimizer).unwrap();
+        assert_eq!(restore(folder.path(), "abc", &mut again, &mut moments).unwrap(), Some(progress));
+        assert_eq!((again, moments), (adapter, optimizer));
+    }
+
+    #[test]
+    fn a_cut_or_foreign_state_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (adapter, optimizer, progress) = run();
+        write(folder.path(), &progress, &adapter, &optimizer).unwrap();
+        let path = folder.path().join(FILE);
+        let bytes = std::fs::read(&path).unwrap();
+        let (mut other, mut moments) = blank(&adapter, &optimizer);
+        for length in [0, 5, 60, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            let error = format!("{:#}", restore(folder.path(), "abc", &mut other, &mut moments).unwrap_err());
+            assert!(error.contains("state.safetensors cannot be taken up"), "{length}: {error}");
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let error = restore(folder.path(), "xyz", &mut other, &mut moments).unwrap_err().to_string();
+        assert!(error.contains("another run"), "{error}");
+        other.pairs[0].module = "layer.k".to_owned();
+        assert!(restore(folder.path(), "abc", &mut other, &mut moments).is_err());
+        let (mut wide, _) = blank(&adapter, &optimizer);
+        wide.pairs[0].a = Matrix::zeros(2, 4);
+        let mut moments = AdamW::new(optimizer.settings, &wide);
+        let error = format!("{:#}", restore(folder.path(), "abc", &mut wide, &mut moments).unwrap_err());
+        assert!(error.contains("`layer.q.lora_A.value`"), "{error}");
+    }
+}
