@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use candle_core::Device;
 
 use super::{Verdict, Workplace, output};
+use crate::progress::Progress;
 use crate::train::plan::plan;
 use crate::train::recipe::Recipe;
-use crate::train::{FinetuneOptions, finetune};
+use crate::train::{TrainOptions, TrainSummary, finetune};
 
 /// Fine-tune a model as a recipe says; an interrupted run continues.
 #[derive(clap::Args)]
@@ -21,12 +23,36 @@ pub struct Args {
 
 pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let recipe = Recipe::read(&args.recipe)?;
+    let model = place.project.resolve(&recipe.model).and_then(|spec| spec.checkpoint());
     if args.plan {
-        output::print(&format!("{}\n", plan(&recipe)?))?;
+        // A recipe that names a bundled config can be planned without its model at hand.
+        let model = if recipe.config.is_some() { model.ok() } else { Some(model?) };
+        output::print(&format!("{}\n", plan(&recipe, model.as_deref())?))?;
         return Ok(Verdict::Done);
     }
-    let model = place.project.resolve(&recipe.model)?.checkpoint()?;
-    let summary = finetune(&recipe, &model, &FinetuneOptions::default())?;
-    output::print(&format!("{summary}\n"))?;
+    let progress = Progress::new("fine-tune", "tok");
+    let options = TrainOptions { device: Device::Cpu, progress: progress.clone(), base_model: recipe.model.clone() };
+    let summary = finetune(&recipe, &model?, &options);
+    progress.finish();
+    output::print(&told(&summary?))?;
     Ok(Verdict::Done)
+}
+
+/// What a run has come to, in words.
+fn told(summary: &TrainSummary) -> String {
+    let mut text = format!(
+        "{}: {:.1} M parameters trained in {} steps, {} tokens in {:.0} s ({:.0} tokens/s)\n",
+        summary.adapter.display(),
+        summary.trained_parameters as f64 / 1e6,
+        summary.steps,
+        summary.tokens,
+        summary.seconds,
+        summary.tokens as f64 / summary.seconds.max(1e-9),
+    );
+    let held_out: Vec<String> =
+        summary.held_out.iter().map(|(steps, loss)| format!("{loss:.3} after step {steps}")).collect();
+    if !held_out.is_empty() {
+        text.push_str(&format!("held-out loss: {}\n", held_out.join(", ")));
+    }
+    text
 }
