@@ -38,13 +38,6 @@ pub struct TrainOptions {
     pub base_model: String,
 }
 
-impl TrainOptions {
-    /// On this machine's processors.
-    pub fn on_cpu(progress: Progress, base_model: String) -> TrainOptions {
-        TrainOptions { device: Device::Cpu, progress, base_model }
-    }
-}
-
 /// What a run has come to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainSummary {
