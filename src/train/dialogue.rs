@@ -67,13 +67,13 @@ fn listed(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Reads one entry of the list of turns.
-type Read = fn(&Value) -> Result<Vec<Message>>;
+/// Reads one turn (Firefly's hold two messages).
+type Turn = fn(&Value) -> Result<Vec<Message>>;
 
 /// The turns of a row, their roles and texts checked.
 fn messages(row: &Row) -> Result<Vec<Message>> {
     ensure!(!row.contains_key("system"), "`system` stands beside the turns: make it the first turn");
-    let spellings: [(&str, Read); 3] =
+    let spellings: [(&str, Turn); 3] =
         [("conversation", human_and_assistant), ("messages", role_and_content), ("conversations", from_and_value)];
     let mut present = spellings.iter().filter(|(key, _)| row.contains_key(*key));
     let (Some((key, read)), None) = (present.next(), present.next()) else {

@@ -19,6 +19,7 @@ mod run;
 pub mod schedule;
 pub mod state;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -30,12 +31,16 @@ use recipe::Recipe;
 use run::Run;
 
 /// What a recipe leaves open.
-pub struct TrainOptions {
+pub struct FinetuneOptions {
     pub device: Device,
     /// Counts tokens.
     pub progress: Progress,
-    /// What the adapter's config calls its base model.
-    pub base_model: String,
+}
+
+impl Default for FinetuneOptions {
+    fn default() -> FinetuneOptions {
+        FinetuneOptions { device: Device::Cpu, progress: Progress::new("finetune", "tok") }
+    }
 }
 
 /// What a run has come to.
@@ -54,8 +59,19 @@ pub struct TrainSummary {
     pub held_out: Vec<(usize, f64)>,
 }
 
+impl fmt::Display for TrainSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let speed = self.tokens as f64 / self.seconds.max(1e-9);
+        write!(f, "{} steps, {} tokens in {:.0} s ({speed:.0} a second)", self.steps, self.tokens, self.seconds)?;
+        if let ([(_, before), ..], Some((_, after))) = (self.held_out.as_slice(), self.held_out.last()) {
+            write!(f, "; held-out loss {before:.4} before, {after:.4} after")?;
+        }
+        write!(f, "\nadapter of {} parameters in {}", self.trained_parameters, self.adapter.display())
+    }
+}
+
 /// Fine-tunes the checkpoint at `model` (a folder or a GGUF file) by `recipe`, or goes on where an interrupted run was.
-pub fn finetune(recipe: &Recipe, model: &Path, options: &TrainOptions) -> Result<TrainSummary> {
+pub fn finetune(recipe: &Recipe, model: &Path, options: &FinetuneOptions) -> Result<TrainSummary> {
     let data = data::load(recipe, model)?;
     tell(recipe, &data, options);
     let mut run = Run::begin(recipe, model, &data, options)?;
@@ -86,7 +102,7 @@ fn step(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-fn tell(recipe: &Recipe, data: &TrainingData, options: &TrainOptions) {
+fn tell(recipe: &Recipe, data: &TrainingData, options: &FinetuneOptions) {
     options.progress.line(&data.counts.to_string());
     if options.device.is_cpu() && recipe.dtype != recipe::Dtype::F32 {
         options

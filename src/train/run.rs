@@ -16,7 +16,7 @@ use super::log::{self, Entry, Log};
 use super::order::Order;
 use super::recipe::{Quantization, Recipe};
 use super::state::{self, Place};
-use super::{TrainOptions, TrainSummary};
+use super::{FinetuneOptions, TrainSummary};
 use crate::digest::sha256_hex;
 use crate::model::adapter::{Adapter, peft};
 use crate::model::candle::{CandleDecoder, LoadOptions, LossOptions};
@@ -30,7 +30,7 @@ const PATIENCE: usize = 5;
 pub struct Run<'a> {
     recipe: &'a Recipe,
     data: &'a TrainingData,
-    options: &'a TrainOptions,
+    options: &'a FinetuneOptions,
     /// Not loaded for a run that is done.
     decoder: Option<CandleDecoder>,
     adapter: Adapter,
@@ -72,7 +72,7 @@ impl<'a> Run<'a> {
         recipe: &'a Recipe,
         model: &Path,
         data: &'a TrainingData,
-        options: &'a TrainOptions,
+        options: &'a FinetuneOptions,
     ) -> Result<Run<'a>> {
         let checkpoint = Checkpoint::open(model)?;
         let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
@@ -270,7 +270,7 @@ impl<'a> Run<'a> {
     pub fn finish(self) -> Result<TrainSummary> {
         let lora = &self.recipe.lora;
         let settings = peft::PeftSettings {
-            base_model: self.options.base_model.clone(),
+            base_model: self.recipe.model.clone(),
             rank: lora.rank,
             alpha: lora.alpha,
             dropout: lora.dropout,

@@ -70,8 +70,8 @@ fn recipe(folder: &Path, output: &str, changed: &[(&str, &str)]) -> Recipe {
     Recipe::parse(&text, "some.toml").unwrap()
 }
 
-fn options() -> TrainOptions {
-    TrainOptions { device: Device::Cpu, progress: Progress::hidden(), base_model: "tiny".to_owned() }
+fn options() -> FinetuneOptions {
+    FinetuneOptions { device: Device::Cpu, progress: Progress::hidden() }
 }
 
 fn refusal(recipe: &Recipe, model: &Path) -> String {
@@ -95,6 +95,7 @@ fn a_run_lowers_the_held_out_loss_and_leaves_adapter_state_and_log() {
         })
         .collect();
     assert_eq!((entries.len(), logged.len()), (9, 6));
+    assert!(summary.to_string().starts_with("6 steps, ") && summary.to_string().contains("held-out loss"));
     // The first of a warming-up rate's steps moves nothing; then the rate falls in a line.
     assert_eq!((logged[0].learning_rate, logged[1].learning_rate), (0.0, 1e-2));
     assert_eq!(logged.iter().map(|step| step.tokens as u64).sum::<u64>(), summary.tokens);
