@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-limit="${FIREVAL_LIMIT:-}"
+limit="${FIREVAL_LIMIT:-10}"
 fireval() { cargo run --quiet --release --locked -- "$@"; }
 
 cargo build --release --locked
@@ -37,7 +37,7 @@ fi
 [ -e models/base ] || fireval upcycle models/instruct models/base --experts 4 --top-k 2 --noise 0.3 --seed 7
 [ -e finetune/adapters/rehearsal/adapter_config.json ] || fireval finetune finetune/rehearsal-cpu.toml
 
-fireval compare base ft instruct ${limit:+--limit "$limit"}
-fireval export base ft instruct ${limit:+--limit "$limit"} --format csv -o results/rehearsal.csv
-fireval export base ft instruct ${limit:+--limit "$limit"} --format markdown -o results/rehearsal.md
+fireval compare base ft instruct --limit "$limit"
+fireval export base ft instruct --limit "$limit" --format csv -o results/rehearsal.csv
+fireval export base ft instruct --limit "$limit" --format markdown -o results/rehearsal.md
 echo "kept: results/rehearsal.csv, results/rehearsal.md"

@@ -290,6 +290,7 @@ fn unlike(a: &Run, b: &Run) -> Option<String> {
 
 fn notes(contenders: &[Contender]) -> Vec<String> {
     let mut notes = Vec::new();
+    let mut published: Vec<String> = Vec::new();
     for Contender { model, outcome } in contenders {
         match outcome {
             Outcome::Measured(runs) => {
@@ -297,11 +298,14 @@ fn notes(contenders: &[Contender]) -> Vec<String> {
                     notes.extend(manifest.warnings.iter().map(|text| format!("{model}, {}: {text}", manifest.task)));
                 }
             }
-            Outcome::Published(row) => notes.push(format!(
-                "{model}: published by the Open LLM Leaderboard ({}), not measured here; differences to it are unpaired",
-                row.precision.name()
-            )),
+            Outcome::Published(row) => published.push(format!("{model} ({})", row.precision.name())),
         }
+    }
+    if !published.is_empty() {
+        notes.push(format!(
+            "published by the Open LLM Leaderboard, not measured here, so differences to them are unpaired: {}",
+            published.join(", ")
+        ));
     }
     notes.extend(partial_note(contenders));
     let measured: Vec<(String, &str)> = contenders
@@ -413,7 +417,8 @@ mod tests {
         near(average(1).difference.unwrap().value, 0.0192);
         near(average(2).difference.unwrap().value, 0.0420);
         assert_eq!(average(1).difference.unwrap().stderr, None);
-        assert_eq!(found.notes.len(), 3);
+        assert_eq!(found.notes.len(), 1);
+        assert!(found.notes[0].contains("firefly-mixtral-8x7b-v0.1 (float16)"), "{:?}", found.notes);
     }
 
     #[test]

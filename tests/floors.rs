@@ -20,7 +20,7 @@ const FLOORS: &[(&str, &[&str])] = &[
 
 /// Heavy packages and the only places that may name them.
 const DOORS: &[(&str, &[&str])] = &[
-    ("candle_core", &["weights", "model", "tokenizer", "train", "engine"]),
+    ("candle_core", &["weights", "model", "train", "engine", "cmd"]),
     ("candle_nn", &["model"]),
     ("tokenizers", &["tokenizer"]),
     ("hf_hub", &["hub"]),

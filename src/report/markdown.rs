@@ -7,7 +7,8 @@ pub fn print(table: &Table) -> String {
     let mut head = vec!["Model".to_owned()];
     head.extend(published.then(|| "Source".to_owned()));
     head.extend(table.heads.iter().map(|head| format!("{} ({})", head.title, head.metric)));
-    head.extend(["Average".to_owned(), "Difference".to_owned()]);
+    head.push("Average".to_owned());
+    head.extend(table.has_differences().then(|| "Difference".to_owned()));
     let left = 1 + usize::from(published);
     let rule: Vec<&str> = (0..head.len()).map(|column| if column < left { "---" } else { "---:" }).collect();
     let mut text = line(&head) + &format!("| {} |\n", rule.join(" | "));
@@ -15,7 +16,8 @@ pub fn print(table: &Table) -> String {
         let mut cells = vec![row.model.clone()];
         cells.extend(published.then(|| format!("{}, {}", row.source, row.held)));
         cells.extend(row.figures.iter().map(one_line));
-        cells.extend([row.average.score_text(), row.average.delta_text().unwrap_or_default()]);
+        cells.push(row.average.score_text());
+        cells.extend(table.has_differences().then(|| row.average.delta_text().unwrap_or_default()));
         text.push_str(&line(&cells));
     }
     text.push_str(&format!("\n{}; scores in percent ± standard error.\n", table.protocol));

@@ -96,6 +96,11 @@ impl Table {
         }
     }
 
+    /// Whether there is a model beside the first.
+    fn has_differences(&self) -> bool {
+        self.rows.len() > 1
+    }
+
     /// Whether some row was not measured here.
     fn has_published(&self) -> bool {
         self.rows.iter().any(|row| row.source == "published")

@@ -20,8 +20,11 @@ pub fn print(table: &Table, width: Option<usize>) -> String {
     format!("{text}\n{} · scores in percent ± standard error\n{notes}", table.protocol)
 }
 
-/// Cells in lines; the first line is the head, the first column is text.
-struct Grid(Vec<Vec<String>>);
+/// Cells in lines; the first line is the head, the first columns are text.
+struct Grid {
+    lines: Vec<Vec<String>>,
+    text_columns: usize,
+}
 
 impl Grid {
     fn render(&self, width: Option<usize>) -> String {
@@ -36,12 +39,14 @@ impl Grid {
                 grid.set_content_arrangement(ContentArrangement::Disabled);
             }
         }
-        let (head, lines) = self.0.split_first().expect("a grid has a head");
+        let (head, lines) = self.lines.split_first().expect("a grid has a head");
         grid.set_header(head);
         lines.iter().for_each(|line| {
             grid.add_row(line);
         });
-        grid.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+        grid.column_iter_mut()
+            .skip(self.text_columns)
+            .for_each(|column| column.set_cell_alignment(CellAlignment::Right));
         grid.to_string()
     }
 }
@@ -51,16 +56,18 @@ fn models_as_rows(table: &Table) -> Grid {
     let mut head = vec!["Model".to_owned()];
     head.extend(published.then(|| "Source".to_owned()));
     head.extend(table.heads.iter().map(|head| format!("{}\n{}", head.title, head.metric)));
-    head.extend(["Average".to_owned(), "Difference".to_owned()]);
+    head.push("Average".to_owned());
+    head.extend(table.has_differences().then(|| "Difference".to_owned()));
     let mut lines = vec![head];
     for row in &table.rows {
         let mut line = vec![row.model.clone()];
         line.extend(published.then(|| format!("{}\n{}", row.source, row.held)));
         line.extend(row.figures.iter().map(two_lines));
-        line.extend([row.average.score_text(), row.average.delta_text().unwrap_or_default()]);
+        line.push(row.average.score_text());
+        line.extend(table.has_differences().then(|| row.average.delta_text().unwrap_or_default()));
         lines.push(line);
     }
-    Grid(lines)
+    Grid { lines, text_columns: 1 + usize::from(published) }
 }
 
 fn tasks_as_rows(table: &Table) -> Grid {
@@ -78,7 +85,7 @@ fn tasks_as_rows(table: &Table) -> Grid {
     let mut average = vec!["Average".to_owned()];
     average.extend(table.rows.iter().map(|row| two_lines(&row.average)));
     lines.push(average);
-    Grid(lines)
+    Grid { lines, text_columns: 1 }
 }
 
 /// The score and, below it, its difference.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use rayon::prelude::*;
 
 use super::adamw::AdamW;
 use super::data::TrainingData;
@@ -19,7 +20,7 @@ use super::state::{self, Place};
 use super::{FinetuneOptions, TrainSummary};
 use crate::digest::sha256_hex;
 use crate::model::adapter::{Adapter, peft};
-use crate::model::candle::{CandleDecoder, LoadOptions, LossOptions};
+use crate::model::candle::{CandleDecoder, LoadOptions, Loss, LossOptions, PairGradient};
 use crate::model::config::ModelConfig;
 use crate::random::Random;
 use crate::weights::Checkpoint;
@@ -152,29 +153,35 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The mean loss and gradient of the step's micro-batches.
+    /// The mean loss and gradient of the step's micro-batches, which are computed side by side and added in order.
     pub fn gradients(&self, step: &Step) -> Result<(StepLoss, Gradients)> {
+        let found: Result<Vec<(Loss, Vec<PairGradient>)>> =
+            step.batches.par_iter().enumerate().map(|(micro, batch)| self.micro_batch(step, micro, batch)).collect();
         let mut gradients = Gradients::zeros(&self.adapter);
         let mut mean = StepLoss::default();
         let weight = 1.0 / step.batches.len() as f64;
-        for (micro, batch) in step.batches.iter().enumerate() {
-            let examples: Vec<&Example> = batch.iter().map(|&dialogue| &self.data.train[dialogue]).collect();
-            let (packed, targets) = pack(&examples);
-            let draws = format!("dropout of step {}, micro-batch {micro}", step.index);
-            let options = LossOptions {
-                router_aux_loss_coef: self.recipe.router_aux_loss_coef,
-                recompute: self.recipe.recompute,
-                dropout: self.recipe.lora.dropout,
-                seed: Random::named(self.recipe.seed, &draws).next_u64(),
-            };
-            let (loss, pairs) = self.decoder()?.loss_and_gradients(&packed, &targets, &options)?;
+        for (loss, pairs) in found? {
             gradients.add(&pairs, weight as f32);
             mean.total += weight * loss.total;
             mean.cross_entropy += weight * loss.cross_entropy;
             mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
-            self.options.progress.advance(packed.len() as u64);
         }
         Ok((mean, gradients))
+    }
+
+    fn micro_batch(&self, step: &Step, micro: usize, batch: &[usize]) -> Result<(Loss, Vec<PairGradient>)> {
+        let examples: Vec<&Example> = batch.iter().map(|&dialogue| &self.data.train[dialogue]).collect();
+        let (packed, targets) = pack(&examples);
+        let draws = format!("dropout of step {}, micro-batch {micro}", step.index);
+        let options = LossOptions {
+            router_aux_loss_coef: self.recipe.router_aux_loss_coef,
+            recompute: self.recipe.recompute,
+            dropout: self.recipe.lora.dropout,
+            seed: Random::named(self.recipe.seed, &draws).next_u64(),
+        };
+        let found = self.decoder()?.loss_and_gradients(&packed, &targets, &options)?;
+        self.options.progress.advance(packed.len() as u64);
+        Ok(found)
     }
 
     /// Cuts the gradients to the recipe's norm, and returns the norm they had.

@@ -1,0 +1,88 @@
+//! The real binary in a temporary folder.
+
+#![allow(dead_code)] // each test file uses its part
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// A folder that commands run in, away from the user's caches.
+pub struct Workplace {
+    folder: tempfile::TempDir,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Workplace {
+    pub fn new() -> Workplace {
+        Workplace { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// The binary with nothing of this machine's hub settings.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fireval"));
+        command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.env("HF_HOME", self.path("hub-cache")).env("HF_HUB_OFFLINE", "1");
+        command.env_remove("HF_TOKEN").env_remove("HF_ENDPOINT");
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Ended {
+        self.end(self.command(args))
+    }
+
+    pub fn end(&self, mut command: Command) -> Ended {
+        let output = command.output().unwrap();
+        Ended {
+            code: output.status.code().expect("not ended by a signal"),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Runs with a standard output that nobody reads.
+    pub fn run_into_closed_pipe(&self, args: &[&str]) -> Ended {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = self.command(args);
+        command.stdout(writer).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        Ended { code: output.status.code().expect("not ended by a signal"), stdout: String::new(), stderr }
+    }
+}
+
+impl Ended {
+    /// Standard output of a command that did its work.
+    pub fn done(self) -> String {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        self.stdout
+    }
+
+    /// Standard error of one that could not.
+    pub fn failed(self) -> String {
+        assert_eq!(self.code, 2, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self.stderr
+    }
+}
