@@ -153,18 +153,23 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The mean loss and gradient of the step's micro-batches, which are computed side by side and added in order.
+    /// The mean loss and gradient of the step's micro-batches, which are computed side by side, one a thread, and added
+    /// in order (so the sum is the same for any number of threads; and no more gradients are held than there are threads).
     pub fn gradients(&self, step: &Step) -> Result<(StepLoss, Gradients)> {
-        let found: Result<Vec<(Loss, Vec<PairGradient>)>> =
-            step.batches.par_iter().enumerate().map(|(micro, batch)| self.micro_batch(step, micro, batch)).collect();
         let mut gradients = Gradients::zeros(&self.adapter);
         let mut mean = StepLoss::default();
         let weight = 1.0 / step.batches.len() as f64;
-        for (loss, pairs) in found? {
-            gradients.add(&pairs, weight as f32);
-            mean.total += weight * loss.total;
-            mean.cross_entropy += weight * loss.cross_entropy;
-            mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
+        let at_once = if self.options.device.is_cpu() { rayon::current_num_threads() } else { 1 };
+        let batches: Vec<(usize, &Vec<usize>)> = step.batches.iter().enumerate().collect();
+        for together in batches.chunks(at_once) {
+            let found: Result<Vec<(Loss, Vec<PairGradient>)>> =
+                together.par_iter().map(|(micro, batch)| self.micro_batch(step, *micro, batch)).collect();
+            for (loss, pairs) in found? {
+                gradients.add(&pairs, weight as f32);
+                mean.total += weight * loss.total;
+                mean.cross_entropy += weight * loss.cross_entropy;
+                mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
+            }
         }
         Ok((mean, gradients))
     }
