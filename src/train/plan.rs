@@ -4,9 +4,13 @@
 //! - frozen linears in NF4: half a byte a weight, a byte per block of 64, a float per 256 blocks and one per matrix;
 //! - everything not quantised (embedding, head, norms) in the recipe's dtype;
 //! - adapter, gradients and AdamW's two moments in f32;
-//! - with recomputation one hidden state per token of a micro-batch and layer, in f32 (without: all of what a layer computes);
-//! - workspace: one layer's computation on a micro-batch twice, forwards and backwards, in f32; the largest frozen matrix
-//!   decoded, in f32; 128 rows of logits twice, in f32.
+//! - with recomputation one hidden state per token of a micro-batch and layer, in f32 (without: every layer's graph);
+//! - workspace: one layer's graph and its gradients on a micro-batch, in f32; the largest frozen matrix decoded, in f32;
+//!   128 rows of logits twice, in f32.
+//!
+//! A graph holds three numbers for each that a layer computes, since autograd keeps the temporaries of norms, softmax and
+//! silu (measured on the rehearsal without recomputation: 2.8). On a CPU as many micro-batches as there are threads are
+//! in work at a time, each with its own graph.
 //!
 //! "Streamed" is the same run with two layers on the card at a time (one computing, one arriving) and head, adapter,
 //! gradients and moments likewise, the rest waiting in host memory or on disk.
@@ -28,6 +32,8 @@ const BUNDLED: &[(&str, &str)] =
     &[("mixtral-8x7b-v0.1", include_str!("../../finetune/configs/mixtral-8x7b-v0.1.json"))];
 
 const CARDS: [u64; 2] = [16, 32];
+/// Numbers that autograd keeps for each that a layer computes.
+const GRAPH: u64 = 3;
 /// Rows of logits held at once.
 const HEAD_ROWS: u64 = 128;
 
@@ -136,11 +142,11 @@ fn memory(recipe: &Recipe, config: &ModelConfig, all: u64, trained: u64) -> Vec<
     let activations = layer_activations(config, recipe.max_tokens as u64) * tokens * 4;
     let kept = match recipe.recompute {
         true => tokens * config.hidden_size as u64 * 4,
-        false => activations,
+        false => GRAPH * activations,
     };
     let largest = linears.iter().max().copied().unwrap_or(0);
     let decoded = if recipe.quantization == Quantization::Nf4 { largest * 4 } else { 0 };
-    let workspace = 2 * activations + decoded + 2 * HEAD_ROWS * config.vocab_size as u64 * 4;
+    let workspace = (GRAPH + 1) * activations + decoded + 2 * HEAD_ROWS * config.vocab_size as u64 * 4;
     vec![
         row("frozen linears", layers * layer_bytes, at_once * layer_bytes),
         row("embedding, head, norms", other * dtype, head * dtype),

@@ -10,9 +10,11 @@ use super::graft::graft;
 use crate::weights::nf4::Nf4;
 
 /// How the frozen matrix is held.
+#[derive(Clone)]
 pub enum Weight {
     Dense(Tensor), // (outputs, inputs)
-    /// Decoded anew at each use: a layer is visited once per wave or step, so this costs little and holds 4 bits.
+    /// Decoded anew at each use, on the way back too: a layer is visited once per wave or step, so this costs little and
+    /// holds 4 bits; a graph that kept the decoded matrices would hold a layer's worth of them.
     Nf4(Arc<Nf4>),
 }
 
@@ -44,9 +46,9 @@ pub struct Linear {
 impl Linear {
     /// `x`: (rows, inputs) -> (rows, outputs). The gradient goes to `x` and to the pair, never to the frozen matrix.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let weight = self.matrix(x.device())?;
-        let value = x.detach().matmul(&weight.t()?)?;
-        let frozen = graft(x, value, move |_, gradient| gradient.matmul(&weight))?;
+        let (weight, shape) = (self.weight.clone(), (self.outputs, self.inputs));
+        let value = x.detach().matmul(&weight.matrix(shape, x.device())?.t()?)?;
+        let frozen = graft(x, value, move |_, gradient| gradient.matmul(&weight.matrix(shape, gradient.device())?))?;
         match &self.lora {
             None => Ok(frozen),
             Some(lora) => Ok((frozen + self.update(x, lora, mode)?)?),
@@ -64,15 +66,14 @@ impl Linear {
         };
         Ok((input.matmul(&a.t()?)?.matmul(&b.t()?)? * lora.scale)?)
     }
+}
 
-    /// The frozen matrix, (outputs, inputs).
-    pub fn matrix(&self, device: &Device) -> Result<Tensor> {
-        match &self.weight {
+impl Weight {
+    /// The matrix as a tensor of `shape`, (outputs, inputs).
+    fn matrix(&self, shape: (usize, usize), device: &Device) -> candle_core::Result<Tensor> {
+        match self {
             Weight::Dense(tensor) => Ok(tensor.clone()),
-            Weight::Nf4(codes) => {
-                Ok(Tensor::from_vec(codes.dequantize(), (self.outputs, self.inputs), &Device::Cpu)?
-                    .to_device(device)?)
-            }
+            Weight::Nf4(codes) => Tensor::from_vec(codes.dequantize(), shape, &Device::Cpu)?.to_device(device),
         }
     }
 }
