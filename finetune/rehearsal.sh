@@ -4,11 +4,11 @@
 # the untouched model (`instruct`) on the six tasks, and prints and keeps the comparison.
 #
 #   bash finetune/rehearsal.sh            about a quarter of an hour on two cores, after the build
-#   FIREVAL_LIMIT=8 bash finetune/rehearsal.sh   other numbers of documents per task and MMLU subject (default below)
+#   FIREVAL_LIMIT=20 bash finetune/rehearsal.sh   other numbers of documents per task and MMLU subject (8 by default)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-limit="${FIREVAL_LIMIT:-10}"
+limit="${FIREVAL_LIMIT:-8}"
 fireval() { cargo run --quiet --release --locked -- "$@"; }
 
 cargo build --release --locked
