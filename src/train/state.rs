@@ -4,17 +4,17 @@
 //! likewise) in f32; the place in the work is JSON under `progress` in the file's metadata. A state is taken up only by
 //! the run it belongs to: same recipe, same data, same base shape.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use safetensors::{Dtype, SafeTensors, View, serialize_to_file};
+use safetensors::{Dtype, SafeTensors, serialize_to_file};
 use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
 use crate::disk;
 use crate::model::adapter::Adapter;
+use crate::model::adapter::peft::F32;
 
 pub const FILE: &str = "state.safetensors";
 
@@ -46,8 +46,8 @@ pub fn write(folder: &Path, place: &Place, adapter: &Adapter, optimizer: &AdamW)
     let names = names(adapter);
     let matrices = adapter.matrices().zip(&optimizer.moments);
     let tensors = names.iter().zip(matrices).flat_map(|(name, (matrix, moments))| {
-        let tensor = |kind: &str, values| (format!("{name}.{kind}"), F32(values, [values.len()]));
-        [tensor("value", &matrix.values), tensor("mean", &moments.mean), tensor("square", &moments.square)]
+        let tensor = |kind: &str, values| (format!("{name}.{kind}"), F32 { values, shape: vec![values.len()] });
+        [tensor("value", matrix.values.as_slice()), tensor("mean", &moments.mean), tensor("square", &moments.square)]
     });
     disk::replace_with(&folder.join(FILE), |path| Ok(serialize_to_file(tensors, Some(metadata.clone()), path)?))
 }
@@ -104,26 +104,6 @@ fn progress(bytes: &[u8]) -> Result<Place> {
 /// A name for each of the adapter's matrices, in order.
 fn names(adapter: &Adapter) -> Vec<String> {
     adapter.pairs.iter().flat_map(|pair| ["A", "B"].map(|half| format!("{}.lora_{half}", pair.module))).collect()
-}
-
-struct F32<'a>(&'a [f32], [usize; 1]);
-
-impl View for F32<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.1
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.0.iter().flat_map(|value| value.to_le_bytes()).collect())
-    }
-
-    fn data_len(&self) -> usize {
-        size_of_val(self.0)
-    }
 }
 
 #[cfg(test)]

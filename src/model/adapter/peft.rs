@@ -68,13 +68,17 @@ pub fn tensors(adapter: &Adapter) -> impl Iterator<Item = (String, impl View + '
     adapter.pairs.iter().flat_map(|pair| {
         let name = |half: &str| format!("{PREFIX}{}.lora_{half}.weight", pair.module);
         [
-            (name("A"), F32(&pair.a, [pair.a.rows, pair.a.columns])),
-            (name("B"), F32(&pair.b, [pair.b.rows, pair.b.columns])),
+            (name("A"), F32 { values: &pair.a.values, shape: vec![pair.a.rows, pair.a.columns] }),
+            (name("B"), F32 { values: &pair.b.values, shape: vec![pair.b.rows, pair.b.columns] }),
         ]
     })
 }
 
-struct F32<'a>(&'a Matrix, [usize; 2]);
+/// f32 numbers on their way into a safetensors file.
+pub struct F32<'a> {
+    pub values: &'a [f32],
+    pub shape: Vec<usize>,
+}
 
 impl View for F32<'_> {
     fn dtype(&self) -> Dtype {
@@ -82,15 +86,15 @@ impl View for F32<'_> {
     }
 
     fn shape(&self) -> &[usize] {
-        &self.1
+        &self.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.0.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
     fn data_len(&self) -> usize {
-        self.0.values.len() * size_of::<f32>()
+        size_of_val(self.values)
     }
 }
 
