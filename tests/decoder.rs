@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics, Wanted};
+use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use fireval::model::config::ModelConfig;
+use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::packed::Packed;
 use fireval::random::Random;
 use fireval::weights::Checkpoint;
@@ -32,7 +33,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 fn logits(decoder: &CandleDecoder, packed: &Packed) -> Tensor {
     let rows: Vec<usize> = (0..packed.len()).collect();
-    decoder.logits(&decoder.forward(packed).unwrap(), &rows).unwrap()
+    decoder.logits(&decoder.walk(packed, Pasts::None).unwrap(), &rows).unwrap()
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
@@ -64,7 +65,7 @@ fn scores_of_the_tiny_mixtral_agree() {
         let ids = ids(&reference["sequences"][name]);
         let first = score["context_len"].as_u64().unwrap() as usize;
         let wanted: Vec<Wanted> = (first..ids.len()).map(|at| Wanted { row: at - 1, token: ids[at] }).collect();
-        let hidden = decoder.forward(&Packed::rows(&[&ids[..ids.len() - 1]])).unwrap();
+        let hidden = decoder.walk(&Packed::rows(&[&ids[..ids.len() - 1]]), Pasts::None).unwrap();
         let found = decoder.score(&hidden, &wanted).unwrap();
         let expected: Vec<f64> = serde_json::from_value(score["token_logprobs"].clone()).unwrap();
         for (ours, theirs) in found.iter().zip(&expected) {
@@ -91,15 +92,15 @@ fn greedy_continuations_are_equal() {
     let (decoder, reference) = (load(&fixture()), reference());
     for (name, expected) in reference["greedy"].as_object().unwrap() {
         let (prompt, expected) = (ids(&reference["sequences"][name]), ids(expected));
-        let mut cache = decoder.cache(prompt.len() + expected.len()).unwrap();
-        let mut packed = Packed::rows(&[&prompt]);
-        let mut found = Vec::new();
+        let mut pasts = [decoder.past(prompt.len() + expected.len()).unwrap()];
+        let packed = Packed::rows(&[&prompt]);
+        let hidden = decoder.walk(&packed, Pasts::Begin { pasts: &mut pasts, leaves: &[0] }).unwrap();
+        let mut found = decoder.greedy(&hidden, &[packed.len() - 1]).unwrap();
         while found.len() < expected.len() {
-            let hidden = decoder.continue_from(&packed, std::slice::from_mut(&mut cache)).unwrap();
-            let next = decoder.greedy(&hidden, &[packed.len() - 1]).unwrap()[0];
-            found.push(next);
-            packed = Packed::default();
-            packed.push_at(&[next], cache.len());
+            let mut packed = Packed::default();
+            packed.push_at(&found[found.len() - 1..], decoder.past_len(&pasts[0]));
+            let hidden = decoder.walk(&packed, Pasts::Continue(&mut pasts)).unwrap();
+            found.extend(decoder.greedy(&hidden, &[0]).unwrap());
         }
         assert_eq!(found, expected, "{name}");
     }
@@ -279,6 +280,6 @@ fn a_sliding_window_hides_what_is_further_back() {
 
 #[test]
 fn a_token_outside_the_vocabulary_is_an_error() {
-    let error = load(&fixture()).forward(&Packed::rows(&[[512u32]])).err().unwrap().to_string();
+    let error = load(&fixture()).walk(&Packed::rows(&[[512u32]]), Pasts::None).err().unwrap().to_string();
     assert!(error.contains("512"), "{error}");
 }

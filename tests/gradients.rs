@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use fireval::model::adapter::Adapter;
 use fireval::model::candle::{CandleDecoder, LoadOptions, Loss, LossOptions, Numerics, PairGradient};
 use fireval::model::config::ModelConfig;
+use fireval::model::decoder::Decoder;
 use fireval::model::packed::Packed;
 use fireval::weights::Checkpoint;
 use serde_json::Value;

@@ -29,7 +29,7 @@ fn variable(name: &str) -> Option<PathBuf> {
     found
 }
 
-fn engine(path: &Path) -> LocalEngine {
+fn engine(path: &Path) -> LocalEngine<CandleDecoder> {
     let checkpoint = Checkpoint::open(path).unwrap();
     let config = ModelConfig::from_json(checkpoint.config_json(), "config").unwrap();
     let options = LoadOptions { device: candle_core::Device::Cpu, numerics: Numerics::F32, nf4: false };

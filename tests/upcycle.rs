@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use fireval::model::adapter::{Adapter, LoraPair, Matrix};
 use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use fireval::model::config::ModelConfig;
+use fireval::model::decoder::{Decoder, Pasts};
 use fireval::model::packed::Packed;
 use fireval::random::Random;
 use fireval::tokenizer::Tokenizer;
@@ -33,7 +34,7 @@ fn logits(decoder: &CandleDecoder) -> Tensor {
     let mut ids = |count: usize| (0..count).map(|_| random.below(vocabulary) as u32).collect::<Vec<_>>();
     let packed = Packed::rows(&[ids(23), ids(40)]);
     let rows: Vec<usize> = (0..packed.len()).collect();
-    decoder.logits(&decoder.forward(&packed).unwrap(), &rows).unwrap()
+    decoder.logits(&decoder.walk(&packed, Pasts::None).unwrap(), &rows).unwrap()
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use super::tokens::Encoder;
 use super::{Done, Work};
-use crate::model::candle::{Cache, CandleDecoder};
+use crate::model::decoder::{Decoder, Pasts};
 use crate::model::packed::Packed;
 use crate::request::{Request, Response};
 
@@ -26,8 +26,8 @@ struct Running<'a> {
 }
 
 /// Answers the generation requests at `documents` of `work`.
-pub fn generate(
-    decoder: &CandleDecoder,
+pub fn generate<D: Decoder>(
+    decoder: &D,
     encoder: &Encoder,
     work: &Work,
     documents: &[usize],
@@ -35,58 +35,59 @@ pub fn generate(
 ) -> Result<()> {
     let mut waiting: VecDeque<usize> = documents.iter().copied().collect();
     let mut running: Vec<Running> = Vec::new();
-    let mut caches: Vec<Cache> = Vec::new();
+    let mut pasts: Vec<D::Past> = Vec::new();
     while !(waiting.is_empty() && running.is_empty()) {
         while running.len() < RUNNING
             && let Some(document) = waiting.pop_front()
         {
-            let (next, cache) = start(decoder, encoder, work, document)?;
+            let (next, past) = start(decoder, encoder, work, document)?;
             running.push(next);
-            caches.push(cache);
+            pasts.push(past);
         }
         for index in (0..running.len()).rev() {
             if let Some(text) = running[index].finished(encoder)? {
-                caches.swap_remove(index);
+                pasts.swap_remove(index);
                 let Running { document, tokens, .. } = running.swap_remove(index);
                 done(document, vec![Response::Generate { text, tokens }])?;
             }
         }
-        step(decoder, &mut running, &mut caches)?;
+        step(decoder, &mut running, &mut pasts)?;
         work.progress.advance(running.len() as u64);
     }
     Ok(())
 }
 
 /// Reads a document's prompt and takes its first token.
-fn start<'a>(
-    decoder: &CandleDecoder,
+fn start<'a, D: Decoder>(
+    decoder: &D,
     encoder: &Encoder,
     work: &Work<'a>,
     document: usize,
-) -> Result<(Running<'a>, Cache)> {
+) -> Result<(Running<'a>, D::Past)> {
     let [Request::Generate { context, stop, max_tokens }] = &work.documents[document][..] else {
         bail!("document {document} does not ask for one generation");
     };
     let ids = encoder.prompt(context, *max_tokens)?;
     work.progress.add_total((ids.len() + max_tokens) as u64);
-    let mut cache = decoder.cache(ids.len() + max_tokens)?;
-    let hidden = decoder.continue_from(&Packed::rows(&[&ids]), std::slice::from_mut(&mut cache))?;
+    let mut past = decoder.past(ids.len() + max_tokens)?;
+    let begin = Pasts::Begin { pasts: std::slice::from_mut(&mut past), leaves: &[0] };
+    let hidden = decoder.walk(&Packed::rows(&[&ids]), begin)?;
     let tokens = decoder.greedy(&hidden, &[ids.len() - 1])?;
     work.progress.advance(ids.len() as u64);
-    Ok((Running { document, stop, max_tokens: *max_tokens, tokens }, cache))
+    Ok((Running { document, stop, max_tokens: *max_tokens, tokens }, past))
 }
 
 /// One more token for every running document.
-fn step(decoder: &CandleDecoder, running: &mut [Running], caches: &mut [Cache]) -> Result<()> {
+fn step<D: Decoder>(decoder: &D, running: &mut [Running], pasts: &mut [D::Past]) -> Result<()> {
     if running.is_empty() {
         return Ok(());
     }
     let mut packed = Packed::default();
-    for (document, cache) in running.iter().zip(caches.iter()) {
+    for (document, past) in running.iter().zip(pasts.iter()) {
         let last = document.tokens.last().expect("a running document has its first token");
-        packed.push_at(&[*last], cache.len());
+        packed.push_at(&[*last], decoder.past_len(past));
     }
-    let hidden = decoder.continue_from(&packed, caches)?;
+    let hidden = decoder.walk(&packed, Pasts::Continue(pasts))?;
     let rows: Vec<usize> = (0..running.len()).collect();
     for (document, token) in running.iter_mut().zip(decoder.greedy(&hidden, &rows)?) {
         document.tokens.push(token);

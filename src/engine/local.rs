@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::tokens::{Encoder, Pair};
 use super::trie::{Path, Trie};
 use super::{Done, Engine, Work, generate};
-use crate::model::candle::{CandleDecoder, TokenScore, Wanted};
+use crate::model::decoder::{Decoder, Pasts, TokenScore, Wanted};
 use crate::model_id::ModelId;
 use crate::progress::Progress;
 use crate::request::{Request, Response};
@@ -19,14 +19,14 @@ use crate::tokenizer::Tokenizer;
 const WAVE_TOKENS: usize = 4096;
 
 /// A loaded model that answers requests.
-pub struct LocalEngine {
+pub struct LocalEngine<D> {
     id: ModelId,
-    decoder: CandleDecoder,
+    decoder: D,
     tokenizer: Tokenizer,
 }
 
-impl LocalEngine {
-    pub fn new(id: ModelId, decoder: CandleDecoder, tokenizer: Tokenizer) -> LocalEngine {
+impl<D: Decoder> LocalEngine<D> {
+    pub fn new(id: ModelId, decoder: D, tokenizer: Tokenizer) -> LocalEngine<D> {
         LocalEngine { id, decoder, tokenizer }
     }
 
@@ -36,7 +36,7 @@ impl LocalEngine {
     }
 }
 
-impl Engine for LocalEngine {
+impl<D: Decoder> Engine for LocalEngine<D> {
     fn id(&self) -> &ModelId {
         &self.id
     }
@@ -56,7 +56,7 @@ struct Encoded {
     pairs: Vec<Pair>,
 }
 
-impl LocalEngine {
+impl<D: Decoder> LocalEngine<D> {
     fn score(&self, work: &Work, documents: &[usize], done: &mut Done) -> Result<()> {
         let encoder = self.encoder(work);
         if documents.is_empty() {
@@ -82,7 +82,7 @@ impl LocalEngine {
 
     fn answer_wave(&self, wave: Wave, progress: &Progress, done: &mut Done) -> Result<()> {
         let laid = wave.trie.lay_out();
-        let hidden = self.decoder.forward(&laid.packed)?;
+        let hidden = self.decoder.walk(&laid.packed, Pasts::None)?;
         let requests = || wave.documents.iter().flat_map(|(encoded, paths)| encoded.pairs.iter().zip(paths));
         let wanted: Vec<Wanted> = requests()
             .flat_map(|(pair, path)| {

@@ -9,13 +9,14 @@ use super::local::LocalEngine;
 use crate::model::adapter::peft;
 use crate::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
+use crate::model::decoder::Decoder;
 use crate::model_id::ModelId;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
 use crate::weights::writer::Dtype;
 
 /// Loads the checkpoint at `path` with the adapter in the folder `adapter`, numbers as `id` says.
-pub fn open(path: &Path, adapter: Option<&Path>, id: &ModelId) -> Result<LocalEngine> {
+pub fn open(path: &Path, adapter: Option<&Path>, id: &ModelId) -> Result<LocalEngine<CandleDecoder>> {
     let dtype = Dtype::parse(&id.dtype)?;
     let checkpoint = Checkpoint::open(path)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;

@@ -3,5 +3,6 @@
 pub mod adapter;
 pub mod candle;
 pub mod config;
+pub mod decoder;
 pub mod names;
 pub mod packed;

@@ -22,6 +22,7 @@ use crate::digest::sha256_hex;
 use crate::model::adapter::{Adapter, peft};
 use crate::model::candle::{CandleDecoder, LoadOptions, Loss, LossOptions, PairGradient};
 use crate::model::config::ModelConfig;
+use crate::model::decoder::Decoder;
 use crate::random::Random;
 use crate::weights::Checkpoint;
 

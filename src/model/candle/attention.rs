@@ -11,6 +11,7 @@ use super::cache::Cache;
 use super::linear::{Linear, Mode};
 use super::ops::{Visible, causal_softmax, rotate};
 use crate::model::config::ModelConfig;
+use crate::model::decoder::Pasts;
 use crate::model::packed::Packed;
 
 /// Query rows per block and head.
@@ -32,6 +33,12 @@ pub struct Pass<'a> {
     pub mode: Mode<'a>,
 }
 
+/// The layer that is running, and what it does with keys and values.
+pub struct Recall<'a, 'p> {
+    pub layer: usize,
+    pub pasts: &'a mut Pasts<'p, Cache>,
+}
+
 /// One layer's keys and values.
 struct KeysValues {
     keys: Tensor,   // (tokens, kv_heads, head_dim)
@@ -39,31 +46,28 @@ struct KeysValues {
 }
 
 impl Attention {
-    /// `x`: (tokens, hidden) -> (tokens, hidden). With `caches` (one a segment), each segment continues its cache and is
-    /// appended to it.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        pass: &Pass,
-        config: &ModelConfig,
-        caches: Option<(usize, &mut [Cache])>,
-    ) -> Result<Tensor> {
+    /// `x`: (tokens, hidden) -> (tokens, hidden).
+    pub fn forward(&self, x: &Tensor, pass: &Pass, config: &ModelConfig, recall: Option<Recall>) -> Result<Tensor> {
         let heads = |linear: &Linear, count: usize| -> Result<Tensor> {
             Ok(linear.forward(x, pass.mode)?.reshape((pass.packed.len(), count, config.head_dim))?)
         };
         let queries = rotate(&heads(&self.q, config.num_attention_heads)?, &pass.cos, &pass.sin)?;
         let keys = rotate(&heads(&self.k, config.num_key_value_heads)?, &pass.cos, &pass.sin)?;
         let own = KeysValues { keys, values: heads(&self.v, config.num_key_value_heads)? };
-        let seen = match caches {
-            None => (0..pass.packed.segments.len()).map(|index| own.seen_by(pass.packed, index)).collect(),
-            Some((layer, caches)) => own.append_to(pass.packed, layer, caches),
+        let seen = match recall {
+            None => own.seen_by_all(pass.packed)?,
+            Some(recall) => own.remembered(pass.packed, recall)?,
         };
-        let mixed = attend(&queries, &seen.into_iter().collect::<Result<Vec<_>>>()?, pass.packed, config)?;
+        let mixed = attend(&queries, &seen, pass.packed, config)?;
         self.o.forward(&mixed, pass.mode)
     }
 }
 
 impl KeysValues {
+    fn seen_by_all(&self, packed: &Packed) -> Result<Vec<KeysValues>> {
+        (0..packed.segments.len()).map(|index| self.seen_by(packed, index)).collect()
+    }
+
     /// What segment `index` attends to: its ancestors' rows and its own.
     fn seen_by(&self, packed: &Packed, index: usize) -> Result<KeysValues> {
         let chain: Vec<usize> = packed.ancestors(index).into_iter().chain([index]).collect();
@@ -78,7 +82,22 @@ impl KeysValues {
         Ok(KeysValues { keys: gather(&self.keys)?, values: gather(&self.values)? })
     }
 
-    fn append_to(&self, packed: &Packed, layer: usize, caches: &mut [Cache]) -> Vec<Result<KeysValues>> {
+    fn remembered(&self, packed: &Packed, recall: Recall) -> Result<Vec<KeysValues>> {
+        let Recall { layer, pasts } = recall;
+        match pasts {
+            Pasts::None => self.seen_by_all(packed),
+            Pasts::Continue(caches) => self.append_to(packed, layer, caches),
+            Pasts::Begin { pasts, leaves } => {
+                let seen = self.seen_by_all(packed)?;
+                for (cache, &leaf) in pasts.iter_mut().zip(*leaves) {
+                    cache.append(layer, &seen[leaf].keys, &seen[leaf].values)?;
+                }
+                Ok(seen)
+            }
+        }
+    }
+
+    fn append_to(&self, packed: &Packed, layer: usize, caches: &mut [Cache]) -> Result<Vec<KeysValues>> {
         let append = |(segment, cache): (&crate::model::packed::Segment, &mut Cache)| {
             let keys = self.keys.narrow(0, segment.start, segment.len)?;
             let values = self.values.narrow(0, segment.start, segment.len)?;

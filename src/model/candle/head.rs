@@ -6,25 +6,10 @@ use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::{CandleDecoder, ops};
+use crate::model::decoder::{TokenScore, Wanted};
 
 /// Rows of logits held at once (at 49,152 entries: 25 MB).
 pub(super) const CHUNK: usize = 128;
-
-/// The probability of `token` after the token at `row` is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Wanted {
-    pub row: usize,
-    pub token: u32,
-}
-
-/// What the head says of one wanted token.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TokenScore {
-    /// Natural log, softmax over the whole vocabulary in f32 with an f64 sum.
-    pub log_probability: f64,
-    /// The token has the largest logit (the first of equals).
-    pub is_greedy: bool,
-}
 
 impl CandleDecoder {
     /// Logits of some rows of the last layer's hidden states: (rows, vocab), f32.
@@ -37,7 +22,7 @@ impl CandleDecoder {
     }
 
     /// Scores of the wanted tokens, in their order. A row wanted for several tokens is computed once.
-    pub fn score(&self, hidden: &Tensor, wanted: &[Wanted]) -> Result<Vec<TokenScore>> {
+    pub(super) fn score_rows(&self, hidden: &Tensor, wanted: &[Wanted]) -> Result<Vec<TokenScore>> {
         let mut order: Vec<usize> = (0..wanted.len()).collect();
         order.sort_by_key(|&index| wanted[index]);
         let by_row: Vec<&[usize]> = order.chunk_by(|&a, &b| wanted[a].row == wanted[b].row).collect();
@@ -57,7 +42,7 @@ impl CandleDecoder {
     }
 
     /// The most probable next token after each of `rows`, the first of equals.
-    pub fn greedy(&self, hidden: &Tensor, rows: &[usize]) -> Result<Vec<u32>> {
+    pub(super) fn greedy_rows(&self, hidden: &Tensor, rows: &[usize]) -> Result<Vec<u32>> {
         let mut tokens = Vec::with_capacity(rows.len());
         for chunk in rows.chunks(CHUNK) {
             let logits = self.logits(hidden, chunk)?.to_vec2::<f32>()?;

@@ -35,6 +35,7 @@ impl CandleDecoder {
             norm: loader.tensor(names::NORM, &[hidden])?,
             head,
             rotary: Rotary::new(config),
+            weight_bytes: loader.bytes(),
             adapted: Vec::new(),
         })
     }
@@ -47,6 +48,16 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// Bytes of all weights as they are held.
+    fn bytes(&self) -> usize {
+        let width = self.dtype().size_in_bytes();
+        let held = |(_, shape): &(String, Vec<usize>)| match self.options.nf4 && shape.len() == 2 {
+            true => shape.iter().product::<usize>() * 33 / 64, // 4 bits, and one byte for 64 of them
+            false => shape.iter().product::<usize>() * width,
+        };
+        names::tensors(self.config).iter().map(held).sum()
+    }
+
     /// The dtype tensors have here: candle's CPU multiplies in f32 alone.
     fn dtype(&self) -> DType {
         match (self.options.device.is_cpu(), self.options.numerics) {

@@ -16,6 +16,7 @@ use super::head::CHUNK;
 use super::linear::{Linear, Mode};
 use super::{CandleDecoder, LayerOutput, ops};
 use crate::model::adapter::Matrix;
+use crate::model::decoder::Decoder;
 use crate::model::packed::Packed;
 
 /// What a training step wants from its pass over one micro-batch.
@@ -73,7 +74,7 @@ impl CandleDecoder {
         let mut hidden = self.embed(packed)?;
         let mut balance = self.balance();
         for layer in 0..self.layers.len() {
-            let output = self.layer(layer, &hidden, &pass, None)?;
+            let output = self.run_layer(layer, &hidden, &pass, None)?;
             count(&mut balance, output.routing.as_ref())?;
             hidden = output.hidden;
         }
@@ -105,8 +106,8 @@ impl CandleDecoder {
         for layer in 0..self.layers.len() {
             let input = Var::from_tensor(&hidden)?;
             let output = match recompute {
-                true => self.layer(layer, &hidden, &plain, None)?,
-                false => self.layer(layer, &input, pass, None)?,
+                true => self.run_layer(layer, &hidden, &plain, None)?,
+                false => self.run_layer(layer, &input, pass, None)?,
             };
             count(&mut balance, output.routing.as_ref())?;
             hidden = output.hidden.detach();
@@ -128,7 +129,7 @@ impl CandleDecoder {
             let Kept { input, output } = kept.pop().expect("one is kept for every layer");
             let output = match output {
                 Some(output) => output,
-                None => self.layer(layer, &input, pass, None)?,
+                None => self.run_layer(layer, &input, pass, None)?,
             };
             let mut objective = (output.hidden * gradient)?.sum_all()?;
             if let (Some(balance), Some(routing), true) = (&balance, &output.routing, coefficient != 0.0) {

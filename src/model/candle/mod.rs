@@ -5,6 +5,7 @@
 
 mod attention;
 mod cache;
+mod decoder;
 mod dropout;
 mod feed_forward;
 mod graft;
@@ -15,20 +16,18 @@ mod loss;
 mod ops;
 mod rotary;
 
-use std::collections::HashMap;
-
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
 
 pub use cache::Cache;
 pub use feed_forward::Routing;
-pub use head::{TokenScore, Wanted};
 pub use loss::{Loss, LossOptions, PairGradient};
 
-use crate::model::adapter::{Adapter, LoraPair, Matrix};
+use crate::model::adapter::{LoraPair, Matrix};
 use crate::model::config::ModelConfig;
+use crate::model::decoder::Decoder;
 use crate::model::packed::Packed;
-use attention::{Attention, Pass};
+use attention::{Attention, Pass, Recall};
 use feed_forward::FeedForward;
 use linear::{Linear, Lora, Mode};
 use rotary::Rotary;
@@ -62,6 +61,7 @@ pub struct CandleDecoder {
     norm: Tensor, // (hidden)
     head: Tensor, // (vocab, hidden)
     rotary: Rotary,
+    weight_bytes: usize,
     /// Modules of the adapter's pairs, in its order.
     adapted: Vec<String>,
 }
@@ -81,69 +81,17 @@ pub struct LayerOutput {
 }
 
 impl CandleDecoder {
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
-    }
-
-    /// Puts `adapter` beside the weights (replacing an earlier one). A pair whose module or shape the model does not
-    /// have is an error that names it.
-    pub fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
-        let mut pairs: HashMap<&str, &LoraPair> =
-            adapter.pairs.iter().map(|pair| (pair.module.as_str(), pair)).collect();
-        if pairs.len() < adapter.pairs.len() {
-            bail!("the adapter has two pairs for the same module");
-        }
-        for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
-            linear.lora = match pairs.remove(linear.module.as_str()) {
-                Some(pair) => Some(Lora::new(pair, linear.inputs, linear.outputs, self.dtype, &self.device)?),
-                None => None,
-            };
-        }
-        if !pairs.is_empty() {
-            let mut unused: Vec<&str> = pairs.into_keys().collect();
-            unused.sort_unstable();
-            bail!("the adapter has pairs for modules that this model does not have: {}", unused.join(", "));
-        }
-        self.adapted = adapter.pairs.iter().map(|pair| pair.module.clone()).collect();
-        Ok(())
-    }
-
-    /// The hidden states after the last layer, before the final norm: (tokens, hidden).
-    pub fn forward(&self, packed: &Packed) -> Result<Tensor> {
-        let pass = self.pass(packed, Mode::default())?;
-        let mut hidden = self.embed(packed)?;
-        for layer in 0..self.layers.len() {
-            hidden = self.layer(layer, &hidden, &pass, None)?.hidden;
-        }
-        Ok(hidden)
-    }
-
-    /// As `forward`, where segment i continues the sequence in `caches[i]` and is appended to it.
-    pub fn continue_from(&self, packed: &Packed, caches: &mut [Cache]) -> Result<Tensor> {
-        let pass = self.pass(packed, Mode::default())?;
-        let mut hidden = self.embed(packed)?;
-        for layer in 0..self.layers.len() {
-            hidden = self.layer(layer, &hidden, &pass, Some(caches))?.hidden;
-        }
-        Ok(hidden)
-    }
-
     /// The experts that each layer's router chose, (tokens * top_k) a layer, best first; empty for a dense model.
     pub fn routes(&self, packed: &Packed) -> Result<Vec<Vec<u32>>> {
         let pass = self.pass(packed, Mode::default())?;
         let mut hidden = self.embed(packed)?;
         let mut routes = Vec::new();
         for layer in 0..self.layers.len() {
-            let output = self.layer(layer, &hidden, &pass, None)?;
+            let output = self.run_layer(layer, &hidden, &pass, None)?;
             routes.extend(output.routing.map(|routing| routing.chosen));
             hidden = output.hidden;
         }
         Ok(routes)
-    }
-
-    /// An empty cache with room for `capacity` tokens.
-    pub fn cache(&self, capacity: usize) -> Result<Cache> {
-        Cache::new(&self.config, capacity, self.dtype, &self.device)
     }
 
     fn pass<'a>(&self, packed: &'a Packed, mode: Mode<'a>) -> Result<Pass<'a>> {
@@ -151,19 +99,10 @@ impl CandleDecoder {
         Ok(Pass { packed, cos: cos.to_dtype(self.dtype)?, sin: sin.to_dtype(self.dtype)?, mode })
     }
 
-    fn embed(&self, packed: &Packed) -> Result<Tensor> {
-        if let Some(id) = packed.ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            bail!("token {id} is outside the model's vocabulary of {}", self.config.vocab_size);
-        }
-        let ids = Tensor::from_slice(&packed.ids, packed.len(), &self.device)?;
-        Ok(self.embedding.index_select(&ids, 0)?)
-    }
-
-    fn layer(&self, index: usize, hidden: &Tensor, pass: &Pass, caches: Option<&mut [Cache]>) -> Result<LayerOutput> {
+    fn run_layer(&self, index: usize, hidden: &Tensor, pass: &Pass, recall: Option<Recall>) -> Result<LayerOutput> {
         let layer = &self.layers[index];
         let normed = ops::rms_norm(hidden, &layer.input_norm, self.config.rms_norm_eps)?;
-        let caches = caches.map(|caches| (index, caches));
-        let hidden = (hidden + layer.attention.forward(&normed, pass, &self.config, caches)?)?;
+        let hidden = (hidden + layer.attention.forward(&normed, pass, &self.config, recall)?)?;
         let normed = ops::rms_norm(&hidden, &layer.post_norm, self.config.rms_norm_eps)?;
         let (update, routing) = layer.feed_forward.forward(&normed, pass.mode)?;
         Ok(LayerOutput { hidden: (hidden + update)?, routing })

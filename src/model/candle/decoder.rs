@@ -1,0 +1,88 @@
+//! The home on candle tensors behind the one trait.
+
+use std::collections::HashMap;
+
+use anyhow::{Result, bail};
+use candle_core::Tensor;
+
+use super::attention::Recall;
+use super::cache::Cache;
+use super::linear::{Lora, Mode};
+use super::{CandleDecoder, Layer};
+use crate::model::adapter::{Adapter, LoraPair};
+use crate::model::config::ModelConfig;
+use crate::model::decoder::{Decoder, Footprint, Pasts, TokenScore, Wanted};
+use crate::model::packed::Packed;
+
+impl Decoder for CandleDecoder {
+    type Hidden = Tensor; // (tokens, hidden)
+    type Past = Cache;
+
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Everything is held in memory; a token's share is that of the widest layer's products, each a tensor of its own.
+    fn footprint(&self) -> Footprint {
+        let config = &self.config;
+        let width = self.dtype.size_in_bytes();
+        let used = config.mixture.map_or(1, |mixture| mixture.top_k);
+        let values = 8 * config.hidden_size
+            + 4 * config.num_attention_heads * config.head_dim
+            + 4 * used * config.intermediate_size
+            + 256 * config.num_attention_heads;
+        let past = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
+        Footprint { fixed: self.weight_bytes, per_token: values * width, per_past_token: past * width }
+    }
+
+    fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
+        let mut pairs: HashMap<&str, &LoraPair> =
+            adapter.pairs.iter().map(|pair| (pair.module.as_str(), pair)).collect();
+        if pairs.len() < adapter.pairs.len() {
+            bail!("the adapter has two pairs for the same module");
+        }
+        for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
+            linear.lora = match pairs.remove(linear.module.as_str()) {
+                Some(pair) => Some(Lora::new(pair, linear.inputs, linear.outputs, self.dtype, &self.device)?),
+                None => None,
+            };
+        }
+        if !pairs.is_empty() {
+            let mut unused: Vec<&str> = pairs.into_keys().collect();
+            unused.sort_unstable();
+            bail!("the adapter has pairs for modules that this model does not have: {}", unused.join(", "));
+        }
+        self.adapted = adapter.pairs.iter().map(|pair| pair.module.clone()).collect();
+        Ok(())
+    }
+
+    fn past(&self, capacity: usize) -> Result<Cache> {
+        Cache::new(&self.config, capacity, self.dtype, &self.device)
+    }
+
+    fn past_len(&self, past: &Cache) -> usize {
+        past.len()
+    }
+
+    fn embed(&self, packed: &Packed) -> Result<Tensor> {
+        if let Some(id) = packed.ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            bail!("token {id} is outside the model's vocabulary of {}", self.config.vocab_size);
+        }
+        let ids = Tensor::from_slice(&packed.ids, packed.len(), &self.device)?;
+        Ok(self.embedding.index_select(&ids, 0)?)
+    }
+
+    fn layer(&self, index: usize, hidden: &mut Tensor, packed: &Packed, pasts: &mut Pasts<Cache>) -> Result<()> {
+        let pass = self.pass(packed, Mode::default())?;
+        *hidden = self.run_layer(index, hidden, &pass, Some(Recall { layer: index, pasts }))?.hidden;
+        Ok(())
+    }
+
+    fn score(&self, hidden: &Tensor, wanted: &[Wanted]) -> Result<Vec<TokenScore>> {
+        self.score_rows(hidden, wanted)
+    }
+
+    fn greedy(&self, hidden: &Tensor, rows: &[usize]) -> Result<Vec<u32>> {
+        self.greedy_rows(hidden, rows)
+    }
+}
