@@ -73,12 +73,22 @@ pub fn upcycle(source: &Path, out: &Path, options: &UpcycleOptions) -> Result<Up
     if let Some(mixture) = dense.mixture {
         bail!("{}: already a mixture of {} experts; upcycling takes a dense model", source.display(), mixture.experts);
     }
+    ensure!(
+        matches!(dense.architecture, Architecture::Llama | Architecture::Mistral),
+        "{}: {:?} has parts that a Mixtral has no place for; upcycling takes a Llama or Mistral",
+        source.display(),
+        dense.architecture
+    );
     names::check(&checkpoint, &dense)?;
     let tokenizer = Tokenizer::open(source)?;
     empty_folder(out)?;
 
-    let mixture =
-        Mixture { experts: options.experts, top_k: options.top_k, router_aux_loss_coef: ROUTER_AUX_LOSS_COEF };
+    let mixture = Mixture {
+        experts: options.experts,
+        top_k: options.top_k,
+        router_aux_loss_coef: ROUTER_AUX_LOSS_COEF,
+        normalize: true,
+    };
     let config = ModelConfig { architecture: Architecture::Mixtral, mixture: Some(mixture), ..dense.clone() };
     let plan = plan(&checkpoint, &config, options)?;
     let parameters = plan.iter().map(|(planned, _)| planned.shape.iter().product::<usize>() as u64).sum();
@@ -127,7 +137,7 @@ fn sources(config: &ModelConfig) -> HashMap<String, Source> {
     let experts = config.mixture.map_or(0, |mixture| mixture.experts);
     let mut sources = HashMap::new();
     for layer in 0..config.num_hidden_layers {
-        sources.insert(names::weight(&names::router(layer)), Source::Router);
+        sources.insert(names::weight(&names::router(config, layer)), Source::Router);
         for part in ExpertPart::ALL {
             let dense = match part {
                 ExpertPart::W1 => names::gate_proj(layer),
@@ -135,7 +145,7 @@ fn sources(config: &ModelConfig) -> HashMap<String, Source> {
                 ExpertPart::W3 => names::up_proj(layer),
             };
             for expert in 0..experts {
-                let name = names::weight(&names::expert(layer, expert, part));
+                let name = names::weight(&names::expert(config, layer, expert, part));
                 sources.insert(name, Source::Expert { dense: names::weight(&dense) });
             }
         }

@@ -99,7 +99,7 @@ impl Loader<'_> {
         Ok(Layer {
             input_norm: self.tensor(&names::input_norm(index), &[hidden])?,
             attention: self.attention(index)?,
-            post_norm: self.tensor(&names::post_attention_norm(index), &[hidden])?,
+            post_norm: self.tensor(&names::feed_forward_norm(self.config, index), &[hidden])?,
             feed_forward: self.feed_forward(index)?,
         })
     }
@@ -125,9 +125,9 @@ impl Loader<'_> {
             ])?));
         };
         let parts = [ExpertPart::W1, ExpertPart::W2, ExpertPart::W3];
-        let expert = |expert: usize| self.mlp(parts.map(|part| names::expert(index, expert, part)));
+        let expert = |expert: usize| self.mlp(parts.map(|part| names::expert(self.config, index, expert, part)));
         Ok(FeedForward::Mixture(Mixture {
-            router: self.linear(names::router(index), mixture.experts, self.config.hidden_size)?,
+            router: self.linear(names::router(self.config, index), mixture.experts, self.config.hidden_size)?,
             experts: (0..mixture.experts).map(expert).collect::<Result<_>>()?,
             top_k: mixture.top_k,
         }))

@@ -27,7 +27,7 @@ use crate::model::adapter::{LoraPair, Matrix};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::packed::Packed;
-use attention::{Attention, Pass, Recall};
+use attention::{Attention, Pass, Place, Recall};
 use feed_forward::FeedForward;
 use linear::{Linear, Lora, Mode};
 use rotary::Rotary;
@@ -95,14 +95,16 @@ impl CandleDecoder {
     }
 
     fn pass<'a>(&self, packed: &'a Packed, mode: Mode<'a>) -> Result<Pass<'a>> {
-        let (cos, sin) = self.rotary.angles(packed, &self.device)?;
-        Ok(Pass { packed, cos: cos.to_dtype(self.dtype)?, sin: sin.to_dtype(self.dtype)?, mode })
+        let angles = self.rotary.angles(packed, self.dtype, &self.device)?;
+        Ok(Pass { packed, angles, mode })
     }
 
     fn run_layer(&self, index: usize, hidden: &Tensor, pass: &Pass, recall: Option<Recall>) -> Result<LayerOutput> {
         let layer = &self.layers[index];
+        let angles = self.rotary.of(&pass.angles, index);
+        let place = Place { config: &self.config, angles, window: self.config.window(index) };
         let normed = ops::rms_norm(hidden, &layer.input_norm, self.config.rms_norm_eps)?;
-        let hidden = (hidden + layer.attention.forward(&normed, pass, &self.config, recall)?)?;
+        let hidden = (hidden + layer.attention.forward(&normed, pass, &place, recall)?)?;
         let normed = ops::rms_norm(&hidden, &layer.post_norm, self.config.rms_norm_eps)?;
         let (update, routing) = layer.feed_forward.forward(&normed, pass.mode)?;
         Ok(LayerOutput { hidden: (hidden + update)?, routing })
