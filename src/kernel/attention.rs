@@ -67,6 +67,11 @@ impl<E: Element> KeyValues<E> {
         self.len == 0
     }
 
+    /// Forgets everything; heads are of this size from here on. The buffers stay.
+    pub fn restart(&mut self, head_dim: usize) {
+        (self.head_dim, self.len) = (head_dim, 0);
+    }
+
     /// Forgets all but the first `len` positions.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);

@@ -5,13 +5,12 @@
 //! which adds, gates or rounds them while they are in the cache. Nothing waits in a spin: rayon's threads sleep.
 
 use std::ops::Range;
-use std::sync::Mutex;
 
 use rayon::prelude::*;
 
 use super::panel::Packing;
 use super::tile::{self, HEIGHT, WIDTH};
-use super::{Element, Isa, Matrix};
+use super::{Element, Isa, Matrix, Pool};
 
 /// Rows of activations, `step` numbers from one to the next.
 #[derive(Clone, Copy, Debug)]
@@ -60,31 +59,20 @@ const ITEMS_A_THREAD: usize = 6;
 /// The instructions to use, and buffers that are reused from call to call.
 pub struct Kernels<E> {
     pub isa: Isa,
-    buffers: Mutex<Vec<Buffers<E>>>,
+    buffers: Pool<Buffers<E>>,
 }
 
 /// One worker's buffers.
-pub(super) struct Buffers<E> {
-    pub packing: Packing<E>,
-    pub panel: Vec<E>,
-    pub sums: [Vec<f32>; 2],
+#[derive(Default)]
+struct Buffers<E> {
+    packing: Packing<E>,
+    panel: Vec<E>,
+    sums: [Vec<f32>; 2],
 }
 
 impl<E: Element> Kernels<E> {
     pub fn new(isa: Isa) -> Kernels<E> {
-        Kernels { isa, buffers: Mutex::new(Vec::new()) }
-    }
-
-    /// Runs `work` with buffers that nobody else is using.
-    fn with_buffers(&self, work: impl FnOnce(&mut Buffers<E>)) {
-        let kept = self.buffers.lock().expect("no worker panics while it holds this").pop();
-        let mut buffers = kept.unwrap_or_else(|| Buffers {
-            packing: Packing::default(),
-            panel: Vec::new(),
-            sums: [Vec::new(), Vec::new()],
-        });
-        work(&mut buffers);
-        self.buffers.lock().expect("as above").push(buffers);
+        Kernels { isa, buffers: Pool::default() }
     }
 
     /// For `count` rows the sums of `products`, each a sum of terms; all first weights have the same number of rows
@@ -98,7 +86,7 @@ impl<E: Element> Kernels<E> {
             let (panel, first) = (item / runs, item % runs * run);
             let rows = first..count.min(first + run);
             let columns = panel * WIDTH..outputs.min((panel + 1) * WIDTH);
-            self.with_buffers(|buffers| {
+            self.buffers.with(|buffers| {
                 let Buffers { packing, panel, sums: [first_sums, second_sums] } = buffers;
                 let mut sums = [first_sums, second_sums].into_iter();
                 let sums: [&mut [f32]; N] = std::array::from_fn(|which| {
