@@ -126,7 +126,11 @@ impl Reader<'_> {
         ensure!(rotated == 1.0, "`partial_rotary_factor` is {rotated}; heads must be rotated whole");
         if let Some(quantization) = self.present("quantization_config") {
             let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
-            bail!("the weights are quantised (`quantization_config`: {method}); take the checkpoint that is not");
+            let opens = method == "bitsandbytes"; // which of its formats do, `weights` says
+            ensure!(
+                opens,
+                "the weights are quantised (`quantization_config`: {method}); take the checkpoint that is not"
+            );
         }
         Ok(())
     }
@@ -357,8 +361,8 @@ mod tests {
         assert!(refused("llama", "mlp_bias", json!(true)).contains("`mlp_bias`"));
         assert!(refused("llama", "hidden_act", json!("gelu")).contains("`hidden_act` is gelu"));
         assert!(refused("llama", "partial_rotary_factor", json!(0.5)).contains("`partial_rotary_factor` is 0.5"));
-        let quantized = json!({"quant_method": "bitsandbytes"});
-        assert!(refused("llama", "quantization_config", quantized).contains("bitsandbytes"));
+        let quantized = json!({"quant_method": "gptq"});
+        assert!(refused("llama", "quantization_config", quantized).contains("gptq"));
         let yarn = json!({"rope_type": "yarn", "factor": 2.0});
         assert!(refused("llama", "rope_scaling", yarn).contains("rope type `yarn`"));
     }

@@ -31,6 +31,13 @@ fn write_beside(out: &Path, config: &Value, tokenizer: &Tokenizer) -> Result<()>
     tokenizer.save(out)
 }
 
+/// Forgets that the source was quantised: what is written from it is not.
+fn not_quantized(config: &mut Value) {
+    if let Some(fields) = config.as_object_mut() {
+        fields.shift_remove("quantization_config");
+    }
+}
+
 /// States the weights' dtype under the key the configuration uses for it (`torch_dtype`; transformers 5: `dtype`).
 fn state_dtype(config: &mut Value, dtype: Dtype) {
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
