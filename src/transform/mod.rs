@@ -1,9 +1,10 @@
-//! One checkpoint made into another: a dense model into a mixture, an adapter merged into its base.
+//! One checkpoint made into another: a dense model into a mixture, an adapter merged into its base, a model in NF4.
 //!
-//! Both walk the tensors in the order a decoder does, hold one at a time, and write a Hugging Face folder that stands
+//! All walk the tensors in the order a decoder does, hold one at a time, and write a Hugging Face folder that stands
 //! alone: weights, `config.json`, tokenizer.
 
 pub mod merge;
+pub mod quantize;
 pub mod upcycle;
 
 use std::path::Path;
