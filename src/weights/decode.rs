@@ -22,6 +22,7 @@ pub(super) fn to_f32(format: Format, shape: &[usize], bytes: &[u8]) -> Result<Ve
         Format::F32 => Ok(plain(bytes, f32::from_le_bytes)),
         Format::F16 => Ok(plain(bytes, |pair| f16::from_le_bytes(pair).to_f32())),
         Format::BF16 => Ok(plain(bytes, |pair| bf16::from_le_bytes(pair).to_f32())),
+        Format::Nf4 => bail!("NF4 codes mean nothing without their absmax"),
         Format::Ggml(dtype) => ggml(dtype, bytes),
     }
 }

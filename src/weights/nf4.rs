@@ -6,6 +6,7 @@
 //! "dynamic map". bitsandbytes finds that nearest code by a coarse look-up and is at times one code off; here it is
 //! exact. The fields are what bitsandbytes writes into safetensors (`absmax`, `nested_absmax`, offset).
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use anyhow::{Result, bail, ensure};
@@ -38,31 +39,31 @@ pub const CODES: [f32; 16] = [
     1.0,
 ];
 
-/// A quantised matrix: 4-bit codes, absmax per block of 64.
+/// A quantised matrix: 4-bit codes, absmax per block of 64. Borrowed where it lies in a file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Nf4 {
+pub struct Nf4<'a> {
     /// Values held.
     pub count: usize,
     /// Two codes a byte, the first in the high nibble.
-    pub packed: Vec<u8>,
-    pub absmax: Absmax,
+    pub packed: Cow<'a, [u8]>,
+    pub absmax: Absmax<'a>,
 }
 
 /// The largest magnitude of each block.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Absmax {
-    Plain(Vec<f32>),
+pub enum Absmax<'a> {
+    Plain(Cow<'a, [f32]>),
     /// `map[code] * scale + offset`, a scale for each 256 blocks.
     Double {
-        codes: Vec<u8>,
-        scales: Vec<f32>,
+        codes: Cow<'a, [u8]>,
+        scales: Cow<'a, [f32]>,
         offset: f32,
     },
 }
 
-impl Nf4 {
+impl Nf4<'static> {
     /// Quantises `values` (row-major). A value that is not finite is an error that gives its place.
-    pub fn quantize(values: &[f32], double: bool) -> Result<Nf4> {
+    pub fn quantize(values: &[f32], double: bool) -> Result<Nf4<'static>> {
         let mut packed = vec![0u8; values.len().div_ceil(2)];
         let mut absmax = vec![0f32; values.len().div_ceil(BLOCK)];
         packed
@@ -79,8 +80,21 @@ impl Nf4 {
                 values.iter().position(|value| !value.is_finite()).expect("a block's absmax is one of its values");
             bail!("value {place} is {}; only finite weights can be quantised", values[place]);
         }
-        let absmax = if double { Absmax::double(&absmax)? } else { Absmax::Plain(absmax) };
-        Ok(Nf4 { count: values.len(), packed, absmax })
+        let absmax = if double { Absmax::double(&absmax)? } else { Absmax::Plain(absmax.into()) };
+        Ok(Nf4 { count: values.len(), packed: packed.into(), absmax })
+    }
+}
+
+impl Nf4<'_> {
+    /// A copy that outlives what it was borrowed from.
+    pub fn into_owned(self) -> Nf4<'static> {
+        let absmax = match self.absmax {
+            Absmax::Plain(values) => Absmax::Plain(values.into_owned().into()),
+            Absmax::Double { codes, scales, offset } => {
+                Absmax::Double { codes: codes.into_owned().into(), scales: scales.into_owned().into(), offset }
+            }
+        };
+        Nf4 { count: self.count, packed: self.packed.into_owned().into(), absmax }
     }
 
     /// `code * absmax` in f32.
@@ -149,8 +163,8 @@ fn nearest_codes(values: &[f32; BLOCK]) -> [u32; BLOCK] {
     codes
 }
 
-impl Absmax {
-    fn double(absmax: &[f32]) -> Result<Absmax> {
+impl Absmax<'static> {
+    fn double(absmax: &[f32]) -> Result<Absmax<'static>> {
         ensure!(!absmax.is_empty(), "an empty matrix cannot be quantised");
         let offset = (absmax.iter().map(|value| f64::from(*value)).sum::<f64>() / absmax.len() as f64) as f32;
         let mut codes = Vec::with_capacity(absmax.len());
@@ -161,16 +175,28 @@ impl Absmax {
             codes.extend(block.iter().map(|value| nearest_dynamic((value - offset) / divisor)));
             scales.push(scale);
         }
-        Ok(Absmax::Double { codes, scales, offset })
+        Ok(Absmax::Double { codes: codes.into(), scales: scales.into(), offset })
+    }
+}
+
+impl Absmax<'_> {
+    /// The same, borrowed from here.
+    pub fn borrowed(&self) -> Absmax<'_> {
+        match self {
+            Absmax::Plain(values) => Absmax::Plain(Cow::Borrowed(values)),
+            Absmax::Double { codes, scales, offset } => {
+                Absmax::Double { codes: Cow::Borrowed(codes), scales: Cow::Borrowed(scales), offset: *offset }
+            }
+        }
     }
 
     /// The absmax of each block, decoded.
     pub fn values(&self) -> Vec<f32> {
         match self {
-            Absmax::Plain(values) => values.clone(),
+            Absmax::Plain(values) => values.to_vec(),
             Absmax::Double { codes, scales, offset } => codes
                 .chunks(NESTED_BLOCK)
-                .zip(scales)
+                .zip(scales.iter())
                 .flat_map(|(codes, scale)| {
                     codes.iter().map(move |code| dynamic_map()[usize::from(*code)] * scale + offset)
                 })
@@ -230,8 +256,8 @@ mod tests {
     fn a_block_by_hand() {
         // absmax 2: 2 -> code 15, -2 -> 0, 0 -> 7, 0.9 / 2 = 0.45 -> 12 (0.4407).
         let nf4 = Nf4::quantize(&[2.0, -2.0, 0.0, 0.9], false).unwrap();
-        assert_eq!(nf4.packed, [0xf0, 0x7c]);
-        assert_eq!(nf4.absmax, Absmax::Plain(vec![2.0]));
+        assert_eq!(*nf4.packed, [0xf0, 0x7c]);
+        assert_eq!(nf4.absmax, Absmax::Plain(vec![2.0].into()));
         assert_eq!(nf4.dequantize(), [2.0, -2.0, 0.0, 2.0 * CODES[12]]);
         assert_eq!(nf4.bytes(), 2 + 4);
     }
@@ -243,7 +269,7 @@ mod tests {
         let nf4 = Nf4::quantize(&values, false).unwrap();
         assert_eq!(nf4.packed[..32], [0x77; 32]);
         assert_eq!(nf4.packed.len(), 34);
-        assert_eq!(nf4.absmax, Absmax::Plain(vec![0.0, 1.0]));
+        assert_eq!(nf4.absmax, Absmax::Plain(vec![0.0, 1.0].into()));
         // -0.5 is nearest to -0.5251 (code 2), 0.25 to 0.2461 (code 10).
         assert_eq!(nf4.dequantize()[BLOCK - 1..], [0.0, 1.0, CODES[2], CODES[10]]);
     }
