@@ -7,6 +7,7 @@
 
 mod decode;
 mod folder;
+mod fused;
 pub mod gguf;
 mod llama_cpp;
 pub mod nf4;
