@@ -30,7 +30,11 @@ fn main() {
 }
 
 fn report(what: &str, shape: &str, rate: f64, peak: f64) {
-    println!("{{\"what\": \"{what}\", \"shape\": \"{shape}\", \"gflops\": {:.1}, \"of_peak\": {:.3}}}", rate, rate / peak);
+    println!(
+        "{{\"what\": \"{what}\", \"shape\": \"{shape}\", \"gflops\": {:.1}, \"of_peak\": {:.3}}}",
+        rate,
+        rate / peak
+    );
 }
 
 fn for_shapes<E: Element>(name: &str, peak: f64) {

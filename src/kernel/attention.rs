@@ -116,6 +116,13 @@ impl<E: Element> KeyValues<E> {
         self.len += 1;
     }
 
+    /// The values of a position.
+    #[cfg(test)]
+    pub fn value(&self, position: usize) -> Vec<E> {
+        let row = &self.values[position / E::GROUP * self.columns() * E::GROUP..];
+        (0..self.head_dim).map(|column| row[column * E::GROUP + position % E::GROUP]).collect()
+    }
+
     fn block_size(&self) -> usize {
         padded::<E>(self.head_dim) * WIDTH
     }

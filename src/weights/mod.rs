@@ -8,6 +8,7 @@
 pub mod bitsandbytes;
 mod decode;
 mod folder;
+mod fused;
 pub mod gguf;
 mod llama_cpp;
 pub mod nf4;
@@ -21,6 +22,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
+
+use crate::kernel::{Matrix, Numbers};
 
 use nf4::{Absmax, Nf4};
 
@@ -92,6 +95,27 @@ impl Stored<'_> {
     pub fn nf4(&self) -> Option<Nf4<'_>> {
         let absmax = self.absmax.as_ref()?.borrowed();
         Some(Nf4 { count: self.shape.iter().product(), packed: Cow::Borrowed(&self.bytes), absmax })
+    }
+}
+
+impl Stored<'_> {
+    /// What a kernel reads of a matrix. With `rounded_to_f16` its numbers are rounded on the way.
+    pub fn matrix(&self, rounded_to_f16: bool) -> Matrix<'_> {
+        let (bytes, [rows, columns]) = (&*self.bytes, [self.shape[0], self.shape[1..].iter().product()]);
+        let numbers = match (self.format, &self.absmax) {
+            (Format::F32, _) => Numbers::F32(bytes),
+            (Format::F16, _) => Numbers::F16(bytes),
+            (Format::BF16, _) => Numbers::Bf16(bytes),
+            (Format::Nf4, absmax) => {
+                let absmax = absmax.as_ref().expect("an NF4 matrix is stored with its absmax");
+                Numbers::Nf4 { packed: bytes, absmax: absmax.view() }
+            }
+            (Format::Ggml(dtype), _) => {
+                let blocks = decode::blocks(dtype).expect("only formats of stored blocks are opened");
+                Numbers::Blocks { bytes, blocks }
+            }
+        };
+        Matrix { rows, columns, numbers, rounded_to_f16 }
     }
 }
 

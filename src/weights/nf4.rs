@@ -7,37 +7,16 @@
 //! exact. The fields are what bitsandbytes writes into safetensors (`absmax`, `nested_absmax`, offset).
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
 
 use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
-/// Values that share an absmax.
-pub const BLOCK: usize = 64;
-/// Absmax values that share a scale under double quantisation.
-pub const NESTED_BLOCK: usize = 256;
+use crate::kernel::{Isa, Numbers, nf4};
+
+pub use crate::kernel::nf4::{BLOCK, CODES, NESTED_BLOCK, dynamic_map};
+
 /// Blocks a worker takes at a time.
 const BLOCKS_A_TASK: usize = 256;
-
-/// The 16 codes: quantiles of a normal distribution, scaled to -1..1, with an exact 0.
-pub const CODES: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
 
 /// A quantised matrix: 4-bit codes, absmax per block of 64. Borrowed where it lies in a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,20 +86,15 @@ impl Nf4<'_> {
     /// [`Nf4::dequantize`] into a buffer of `count` values.
     pub fn dequantize_into(&self, values: &mut [f32]) {
         assert_eq!(values.len(), self.count, "the buffer holds as many values as were quantised");
-        let absmax = self.absmax.values();
-        values
-            .par_chunks_mut(BLOCKS_A_TASK * BLOCK)
-            .zip(self.packed.par_chunks(BLOCKS_A_TASK * BLOCK / 2))
-            .zip(absmax.par_chunks(BLOCKS_A_TASK))
-            .for_each(|((values, packed), absmax)| {
-                for ((values, packed), absmax) in values.chunks_mut(BLOCK).zip(packed.chunks(BLOCK / 2)).zip(absmax) {
-                    for (index, value) in values.iter_mut().enumerate() {
-                        let byte = packed[index / 2];
-                        let code = if index % 2 == 0 { byte >> 4 } else { byte & 15 };
-                        *value = CODES[usize::from(code)] * absmax;
-                    }
-                }
-            });
+        let absmax = self.absmax.view();
+        values.par_chunks_mut(BLOCKS_A_TASK * BLOCK).enumerate().for_each(|(task, values)| {
+            nf4::decode(Isa::best(), &self.packed, absmax, task * BLOCKS_A_TASK * BLOCK, values);
+        });
+    }
+
+    /// What a kernel reads.
+    pub fn numbers(&self) -> Numbers<'_> {
+        Numbers::Nf4 { packed: &self.packed, absmax: self.absmax.view() }
     }
 
     /// Bytes held.
@@ -190,17 +164,11 @@ impl Absmax<'_> {
         }
     }
 
-    /// The absmax of each block, decoded.
-    pub fn values(&self) -> Vec<f32> {
+    /// What a kernel reads.
+    pub fn view(&self) -> nf4::Absmax<'_> {
         match self {
-            Absmax::Plain(values) => values.to_vec(),
-            Absmax::Double { codes, scales, offset } => codes
-                .chunks(NESTED_BLOCK)
-                .zip(scales.iter())
-                .flat_map(|(codes, scale)| {
-                    codes.iter().map(move |code| dynamic_map()[usize::from(*code)] * scale + offset)
-                })
-                .collect(),
+            Absmax::Plain(values) => nf4::Absmax::Plain(values),
+            Absmax::Double { codes, scales, offset } => nf4::Absmax::Double { codes, scales, offset: *offset },
         }
     }
 }
@@ -212,40 +180,6 @@ fn nearest_dynamic(value: f32) -> u8 {
     let below = above.saturating_sub(1);
     let distance = |index: usize| (f64::from(map[index]) - f64::from(value)).abs();
     if distance(below) <= distance(above) { below as u8 } else { above as u8 }
-}
-
-/// The 256 signed codes of `create_dynamic_map`, ascending: for i in 0..7 the midpoints of 2^i equal bins of 0.1..1,
-/// times 10^(i - 6), of both signs; 0; and 1 (there is no -1).
-pub fn dynamic_map() -> &'static [f32; 256] {
-    static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
-        let mut codes = vec![0.0, 1.0];
-        for exponent in 0..7 {
-            let edges = linspace((1 << exponent) + 1);
-            let scale = 10f64.powi(exponent - 6) as f32;
-            codes.extend(edges.windows(2).flat_map(|edge| {
-                let middle = scale * ((edge[0] + edge[1]) / 2.0);
-                [middle, -middle]
-            }));
-        }
-        codes.sort_by(f32::total_cmp);
-        codes.try_into().expect("2 + 2 * (1 + 2 + ... + 64) are 256")
-    });
-    &MAP
-}
-
-/// `torch.linspace(0.1, 1, count)` to the bit: from both ends, each product and sum rounded once.
-fn linspace(count: usize) -> Vec<f32> {
-    let (start, end) = (0.1f32, 1.0f32);
-    let step = (end - start) / (count - 1) as f32;
-    (0..count)
-        .map(|index| {
-            if index < count / 2 {
-                step.mul_add(index as f32, start)
-            } else {
-                (-step).mul_add((count - 1 - index) as f32, end)
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]

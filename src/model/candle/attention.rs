@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::cache::Cache;
 use super::linear::{Linear, Mode};
-use super::ops::{Visible, causal_softmax, rotate};
+use super::ops::{Visible, causal_softmax, rms_norm, rotate, softcap};
 use super::rotary::Angles;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Pasts;
@@ -23,6 +23,13 @@ pub struct Attention {
     pub k: Linear,
     pub v: Linear,
     pub o: Linear,
+    pub head_norms: Option<HeadNorms>,
+}
+
+/// Weights of the norms over each head of queries and of keys.
+pub struct HeadNorms {
+    pub q: Tensor, // (head_dim)
+    pub k: Tensor, // (head_dim)
 }
 
 /// What all layers of one pass share: the layout and its rotary angles.
@@ -61,8 +68,13 @@ impl Attention {
         let heads = |linear: &Linear, count: usize| -> Result<Tensor> {
             Ok(linear.forward(x, pass.mode)?.reshape((pass.packed.len(), count, config.head_dim))?)
         };
-        let queries = rotate(&heads(&self.q, config.num_attention_heads)?, &angles.cos, &angles.sin)?;
-        let keys = rotate(&heads(&self.k, config.num_key_value_heads)?, &angles.cos, &angles.sin)?;
+        let mut queries = heads(&self.q, config.num_attention_heads)?;
+        let mut keys = heads(&self.k, config.num_key_value_heads)?;
+        if let Some(norms) = &self.head_norms {
+            queries = rms_norm(&queries, &norms.q, config.rms_norm_eps)?;
+            keys = rms_norm(&keys, &norms.k, config.rms_norm_eps)?;
+        }
+        let (queries, keys) = (rotate(&queries, &angles.cos, &angles.sin)?, rotate(&keys, &angles.cos, &angles.sin)?);
         let own = KeysValues { keys, values: heads(&self.v, config.num_key_value_heads)? };
         let seen = match recall {
             None => own.seen_by_all(pass.packed)?,
@@ -152,7 +164,10 @@ fn attend_block(queries: &Tensor, seen: &KeysValues, past: usize, place: &Place)
         .reshape((kv_heads, group * count, head_dim))?;
     let scores = queries.matmul(&heads_first(&seen.keys)?.t()?)?; // (kv_heads, group * queries, keys)
     let visible = Visible { queries: count, first: past + 1, window };
-    let weights = causal_softmax(&scores, config.attention_scale, visible)?;
+    let weights = match config.attention_softcap {
+        None => causal_softmax(&scores, config.attention_scale, visible)?,
+        cap => causal_softmax(&softcap(&(scores * config.attention_scale)?, cap)?, 1.0, visible)?,
+    };
     let mixed = weights.matmul(&heads_first(&seen.values)?)?; // (kv_heads, group * queries, head_dim)
     let mixed = mixed.reshape((kv_heads, group, count, head_dim))?.permute((2, 0, 1, 3))?;
     Ok(mixed.contiguous()?.reshape((count, heads * head_dim))?)

@@ -122,7 +122,7 @@ impl<E: Element> CpuDecoder<E> {
         let split = projected[..count * width].par_chunks_mut(width).enumerate().with_min_len(ROWS_A_TASK);
         split.for_each(|(row, projected)| {
             let (cosines, sines) = visit.angles.at(positions[row]);
-            let mut place = |head: &mut [f32], norm: Option<&Vec<f32>>, out: &mut [E]| {
+            let place = |head: &mut [f32], norm: Option<&Vec<f32>>, out: &mut [E]| {
                 if let Some(norm) = norm {
                     rows::rms_norm_in_place(self.kernels.isa, head, norm, self.config.rms_norm_eps);
                 }

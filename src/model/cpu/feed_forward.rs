@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
+use super::CpuDecoder;
 use super::layer::{ROWS_A_TASK, Visit};
 use super::linear::{LowRank, add_to};
 use super::workspace::{Workspace, take};
-use super::CpuDecoder;
 use crate::kernel::product::{Block, Kernels, Rows, Term};
 use crate::kernel::{Element, Matrix, Shared, rows};
 use crate::model::config::{Activation, Mixture};

@@ -3,9 +3,9 @@
 use anyhow::Result;
 
 use super::{CpuDecoder, Hidden};
+use crate::kernel::Element;
 use crate::kernel::head::{Distribution, MOST_ROWS, Pick};
 use crate::kernel::product::Rows;
-use crate::kernel::Element;
 use crate::model::decoder::{TokenScore, Wanted};
 
 impl<E: Element> CpuDecoder<E> {
@@ -17,7 +17,8 @@ impl<E: Element> CpuDecoder<E> {
         let mut scores = vec![TokenScore { log_probability: 0.0, is_greedy: false }; wanted.len()];
         for chunk in by_row.chunks(MOST_ROWS) {
             let rows: Vec<usize> = chunk.iter().map(|group| wanted[group[0]].row).collect();
-            let indices = || chunk.iter().enumerate().flat_map(|(row, group)| group.iter().map(move |&index| (row, index)));
+            let indices =
+                || chunk.iter().enumerate().flat_map(|(row, group)| group.iter().map(move |&index| (row, index)));
             let picks: Vec<Pick> = indices().map(|(row, index)| Pick { row, token: wanted[index].token }).collect();
             let (distributions, logits) = self.distributions(hidden, &rows, &picks)?;
             for ((row, index), logit) in indices().zip(logits) {

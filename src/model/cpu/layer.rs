@@ -1,6 +1,5 @@
 //! One layer: its small tensors and LoRA pairs, and the way a wave takes through it.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -9,7 +8,7 @@ use rayon::prelude::*;
 use super::linear::LowRank;
 use super::rotary::Angles;
 use super::weights::LayerWeights;
-use super::workspace::{Workspace, take};
+use super::workspace::take;
 use super::{CpuDecoder, Hidden, Past};
 use crate::kernel::{Element, rows};
 use crate::model::adapter::LoraPair;
@@ -51,8 +50,11 @@ impl Pairs {
     /// `linears`: shapes and pairs in the order of `names::linears`.
     pub fn new<E: Element>(linears: &[([usize; 2], Option<&LoraPair>)]) -> Result<Pairs> {
         let (attention, rest) = linears.split_at(4);
-        let mut pairs =
-            Pairs { inputs: LowRank::new::<E>(&attention[..3])?, output: LowRank::new::<E>(&attention[3..])?, ..Pairs::default() };
+        let mut pairs = Pairs {
+            inputs: LowRank::new::<E>(&attention[..3])?,
+            output: LowRank::new::<E>(&attention[3..])?,
+            ..Pairs::default()
+        };
         if let [gate, up, down] = rest {
             pairs.experts.push([LowRank::new::<E>(&[*gate, *up])?, LowRank::new::<E>(&[*down])?]);
             return Ok(pairs);

@@ -42,13 +42,7 @@ impl LowRank {
             check(pair, inputs, outputs)?;
             low.a.extend_from_slice(&pair.a.values);
             let rank = pair.a.rows;
-            low.pairs.push(Some(Pair {
-                first: low.ranks,
-                rank,
-                scale: pair.scale,
-                b: pair.b.values.clone(),
-                outputs,
-            }));
+            low.pairs.push(Some(Pair { first: low.ranks, rank, scale: pair.scale, b: pair.b.values.clone(), outputs }));
             low.ranks += padded::<E>(rank);
             low.a.resize(low.ranks * inputs, 0.0);
         }

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use half::f16;
 
+use super::CpuDecoder;
 use super::layer::{Layer, Pairs};
 use super::rotary::Rotary;
 use super::weights::Weights;
 use super::workspace::Workspace;
-use super::CpuDecoder;
 use crate::kernel::product::Kernels;
 use crate::kernel::{Element, Isa, Pool};
 use crate::model::config::ModelConfig;

@@ -27,8 +27,8 @@ use half::bf16;
 pub use load::LoadOptions;
 pub use past::Past;
 
-use crate::kernel::{Element, Pool};
 use crate::kernel::product::Kernels;
+use crate::kernel::{Element, Pool};
 use crate::model::config::ModelConfig;
 use attention::Path;
 use layer::Layer;

@@ -16,11 +16,11 @@ pub struct Weights {
     head: Linear,
     embedding: Linear,
     /// Instead of the checkpoint's linears.
-    quantized: Option<Vec<Vec<Nf4>>>,
+    quantized: Option<Vec<Vec<Nf4<'static>>>>,
     rounded_to_f16: bool,
 }
 
-struct Linear {
+pub struct Linear {
     tensor: String,
     shape: [usize; 2],
 }
@@ -28,7 +28,7 @@ struct Linear {
 /// One layer's matrices while it is visited.
 pub enum LayerWeights<'a> {
     Stored { linears: Vec<Stored<'a>>, rounded_to_f16: bool },
-    Quantized { linears: &'a [Nf4], shapes: &'a [Linear] },
+    Quantized { linears: &'a [Nf4<'static>], shapes: &'a [Linear] },
 }
 
 impl Weights {
@@ -56,7 +56,7 @@ impl Weights {
 
     /// Holds every linear of the layers in 4 bits from here on.
     pub fn quantize(&mut self) -> Result<()> {
-        let quantize = |linear: &Linear| -> Result<Nf4> {
+        let quantize = |linear: &Linear| -> Result<Nf4<'static>> {
             let values = self.checkpoint.tensor(&linear.tensor, &linear.shape)?.to_f32()?;
             Nf4::quantize(&values, true).map_err(|error| error.context(format!("tensor {}", linear.tensor)))
         };
@@ -67,7 +67,7 @@ impl Weights {
 
     /// Bytes in memory when all of it has been used.
     pub fn bytes(&self) -> usize {
-        let held = |layers: &Vec<Vec<Nf4>>| layers.iter().flatten().map(Nf4::bytes).sum::<usize>();
+        let held = |layers: &Vec<Vec<Nf4<'static>>>| layers.iter().flatten().map(Nf4::bytes).sum::<usize>();
         match &self.quantized {
             None => self.checkpoint.weights_bytes() as usize,
             Some(layers) => held(layers) + 4 * self.head.shape[0] * self.head.shape[1],
