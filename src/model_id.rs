@@ -13,9 +13,6 @@ use crate::digest::sha256_hex;
 use crate::weights::writer::Dtype;
 use crate::weights::{Checkpoint, Format, bitsandbytes};
 
-/// The engine of `engine::local`, with a number that grows when its arithmetic changes.
-pub const LOCAL_ENGINE: &str = "candle-cpu-1";
-
 /// How the linears of a model are held, when not in its dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -62,13 +59,14 @@ const TOKENIZER_FILES: &[&str] = &[
 const ADAPTER_FILES: &[&str] = &["adapter_config.json", "adapter_model.safetensors"];
 
 impl ModelId {
-    /// The identity of a checkpoint (a folder or a GGUF file) with its adapter's folder, run by `engine::local`.
+    /// The identity of a checkpoint (a folder or a GGUF file) with its adapter's folder, run by `engine`.
     /// `file_digest`: the sha256 of a file, which a caller may remember.
     pub fn of_checkpoint(
         path: &Path,
         adapter: Option<&Path>,
         dtype: Option<Dtype>,
         quantization: Option<Quantization>,
+        engine: &str,
         file_digest: &mut dyn FnMut(&Path) -> Result<String>,
     ) -> Result<ModelId> {
         let checkpoint = Checkpoint::open(path)?;
@@ -95,7 +93,7 @@ impl ModelId {
             tokenizer: digest_of(&tokenizer, file_digest)?,
             dtype: dtype.name().to_owned(),
             quantization: quantization.map(|held| held.name().to_owned()),
-            engine: LOCAL_ENGINE.to_owned(),
+            engine: engine.to_owned(),
         })
     }
 
@@ -142,7 +140,7 @@ mod tests {
             tokenizer: "t".to_owned(),
             dtype: "f32".to_owned(),
             quantization: None,
-            engine: LOCAL_ENGINE.to_owned(),
+            engine: "candle-cpu-1".to_owned(),
         }
     }
 
