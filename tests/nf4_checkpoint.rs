@@ -153,7 +153,8 @@ fn a_quantised_folder_is_the_model_quantised_on_loading() {
 #[test]
 fn its_identity_says_nf4_and_the_dtype_it_computes_in() {
     for (kind, dtype) in [("double", "bf16"), ("plain", "f32")] {
-        let id = ModelId::of_checkpoint(&fixture(kind), None, None, None, &mut sha256_file).unwrap();
+        let id =
+            ModelId::of_checkpoint(&fixture(kind), None, None, None, |_| "test".to_owned(), &mut sha256_file).unwrap();
         assert_eq!((id.dtype.as_str(), id.quantization.as_deref()), (dtype, Some("nf4")));
     }
 }

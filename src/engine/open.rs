@@ -5,32 +5,39 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::ValueEnum;
+use half::bf16;
 
 use super::Engine;
 use super::budget::{Limits, Memory};
 use super::local::LocalEngine;
+use crate::kernel::{Element, Isa};
 use crate::model::adapter::peft;
 use crate::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
+use crate::model::cpu::{self, CpuDecoder};
 use crate::model::decoder::Decoder;
 use crate::model_id::ModelId;
 use crate::tokenizer::Tokenizer;
-use crate::weights::Checkpoint;
 use crate::weights::writer::Dtype;
+use crate::weights::{Checkpoint, Format};
 
 /// Where a decoder's arithmetic is at home.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Home {
-    /// candle's tensors.
+    /// Kernels of our own.
     #[default]
+    Cpu,
+    /// candle's tensors.
     Candle,
 }
 
 impl Home {
-    /// What an identity says of it, with a number that grows when its arithmetic changes.
-    pub fn engine(self) -> &'static str {
+    /// What an identity says of it for a model of that dtype: a number that grows when the arithmetic changes, and what
+    /// this processor makes of products and sums where that shows in the last bits.
+    pub fn engine(self, dtype: Dtype) -> String {
         match self {
-            Home::Candle => "candle-cpu-1",
+            Home::Cpu => format!("cpu-1-{}", Isa::best().arithmetic(dtype == Dtype::BF16)),
+            Home::Candle => "candle-cpu-1".to_owned(),
         }
     }
 }
@@ -49,9 +56,18 @@ pub struct Place<'a> {
 pub fn open(place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
     let checkpoint = Checkpoint::open(place.checkpoint)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
-    match place.home {
-        Home::Candle => engine(candle(&checkpoint, &config, id)?, place, id, memory),
+    let dtype = Dtype::parse(&id.dtype)?;
+    let nf4 = id.quantization.is_some() && !checkpoint.holds(Format::Nf4);
+    match (place.home, dtype) {
+        (Home::Cpu, Dtype::BF16) => engine(cpu::<bf16>(checkpoint, &config, dtype, nf4)?, place, id, memory),
+        (Home::Cpu, Dtype::F32 | Dtype::F16) => engine(cpu::<f32>(checkpoint, &config, dtype, nf4)?, place, id, memory),
+        (Home::Candle, _) => engine(candle(&checkpoint, &config, dtype, nf4)?, place, id, memory),
     }
+}
+
+fn cpu<E: Element>(checkpoint: Checkpoint, config: &ModelConfig, dtype: Dtype, nf4: bool) -> Result<CpuDecoder<E>> {
+    let options = cpu::LoadOptions { isa: Isa::best(), rounded_to_f16: dtype == Dtype::F16, nf4 };
+    CpuDecoder::load(checkpoint, config, &options)
 }
 
 fn engine<D: Decoder + 'static>(mut decoder: D, place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
@@ -63,12 +79,11 @@ fn engine<D: Decoder + 'static>(mut decoder: D, place: Place, id: &ModelId, memo
     Ok(Box::new(LocalEngine::new(id.clone(), decoder, tokenizer, Limits::of(memory))))
 }
 
-fn candle(checkpoint: &Checkpoint, config: &ModelConfig, id: &ModelId) -> Result<CandleDecoder> {
-    let numerics = match Dtype::parse(&id.dtype)? {
+fn candle(checkpoint: &Checkpoint, config: &ModelConfig, dtype: Dtype, nf4: bool) -> Result<CandleDecoder> {
+    let numerics = match dtype {
         Dtype::F32 => Numerics::F32,
         Dtype::BF16 => Numerics::BF16,
         Dtype::F16 => Numerics::F16,
     };
-    let options = LoadOptions { device: Device::Cpu, numerics, nf4: id.quantization.is_some() };
-    CandleDecoder::load(checkpoint, config, &options)
+    CandleDecoder::load(checkpoint, config, &LoadOptions { device: Device::Cpu, numerics, nf4 })
 }

@@ -77,7 +77,7 @@ impl ModelSpec {
         }
         let mut digests = store.file_digests();
         let adapter = self.adapter.as_deref();
-        let engine = self.home.engine();
+        let engine = |dtype| self.home.engine(dtype);
         let mut file_digest = |file: &Path| digests.of(file);
         let path = self.checkpoint()?;
         ModelId::of_checkpoint(&path, adapter, self.dtype, self.quantization, engine, &mut file_digest)
