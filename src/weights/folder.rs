@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Checkpoint, Entry, Format, Mapped, RowOrder, fused};
+use super::{Checkpoint, Conversion, Entry, Format, Mapped, fused};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -114,8 +114,14 @@ fn header(file: &Mapped, index: usize) -> Result<BTreeMap<String, Entry>> {
             let (from, to) = info.data_offsets;
             let format = format_of(info.dtype);
             let shape = info.shape.clone();
-            let entry =
-                Entry { file: index, format, shape, start: start + from, end: start + to, rows: RowOrder::Same };
+            let entry = Entry {
+                file: index,
+                format,
+                shape,
+                start: start + from,
+                end: start + to,
+                conversion: Conversion::None,
+            };
             (name, entry)
         })
         .collect())

@@ -69,7 +69,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::weights::{Format, RowOrder};
+    use crate::weights::{Conversion, Format};
 
     fn entry(shape: &[usize]) -> Entry {
         let bytes = 4 * shape.iter().product::<usize>();
@@ -79,7 +79,7 @@ mod tests {
             shape: shape.to_vec(),
             start: 100,
             end: 100 + bytes,
-            rows: RowOrder::Same,
+            conversion: Conversion::None,
         }
     }
 

@@ -91,6 +91,13 @@ impl Gguf {
         })
     }
 
+    pub fn flags(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        self.typed(key, "a list of true and false", |value| {
+            let Value::Array(items) = value else { return None };
+            items.iter().map(|item| if let Value::Bool(flag) = item { Some(*flag) } else { None }).collect()
+        })
+    }
+
     pub fn integers(&self, key: &str) -> Result<Option<Vec<i128>>> {
         self.typed(key, "a list of whole numbers", |value| {
             let Value::Array(items) = value else { return None };

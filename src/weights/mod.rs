@@ -76,14 +76,16 @@ impl Stored<'_> {
     }
 }
 
-/// How rows lie in the file compared with the hub's order.
+/// What a converter did to the hub's tensor; undone when it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RowOrder {
-    Same,
+enum Conversion {
+    None,
     /// llama.cpp's order of query and key rows: the two halves of each of `heads` heads interleaved.
     Interleaved {
         heads: usize,
     },
+    /// One is added to each number, which is an f32: Gemma's norms.
+    OneAdded,
 }
 
 /// Where a tensor lies.
@@ -95,7 +97,7 @@ struct Entry {
     shape: Vec<usize>,
     start: usize,
     end: usize,
-    rows: RowOrder,
+    conversion: Conversion,
 }
 
 /// A mapped file.
@@ -183,9 +185,10 @@ impl Checkpoint {
             anyhow!("{}: tensor `{name}` is {encoding}; f32, f16 and bf16 weights open", file.path.display())
         })?;
         let bytes = &file.map[entry.start..entry.end];
-        let bytes = match entry.rows {
-            RowOrder::Same => Cow::Borrowed(bytes),
-            RowOrder::Interleaved { heads } => Cow::Owned(halves_apart(bytes, entry.shape[0], heads)),
+        let bytes = match entry.conversion {
+            Conversion::None => Cow::Borrowed(bytes),
+            Conversion::Interleaved { heads } => Cow::Owned(halves_apart(bytes, entry.shape[0], heads)),
+            Conversion::OneAdded => Cow::Owned(minus_one(bytes)),
         };
         Ok(Stored { format: *format, shape: entry.shape.clone(), bytes })
     }
@@ -222,6 +225,12 @@ fn halves_apart(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
         moved.extend_from_slice(&bytes[source * row_bytes..][..row_bytes]);
     }
     moved
+}
+
+/// Of f32 numbers. Near one, where norms are, this loses nothing: adding the one again gives the same bits.
+fn minus_one(bytes: &[u8]) -> Vec<u8> {
+    let words = bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    words.flat_map(|number| (number - 1.0).to_le_bytes()).collect()
 }
 
 #[cfg(test)]
