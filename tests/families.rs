@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
+use fireval::kernel::{Element, Isa};
 use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use fireval::model::config::{Activation, ModelConfig, RopeScaling};
+use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::names;
 use fireval::model::packed::Packed;
 use fireval::weights::Checkpoint;
+use half::bf16;
 use safetensors::SafeTensors;
 
 const FAMILIES: [&str; 10] = [
@@ -35,9 +38,16 @@ fn open(path: &Path) -> (Checkpoint, ModelConfig) {
     (checkpoint, config)
 }
 
-fn candle(checkpoint: &Checkpoint, config: &ModelConfig) -> CandleDecoder {
+fn candle(checkpoint: Checkpoint, config: &ModelConfig) -> CandleDecoder {
     let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: false };
-    CandleDecoder::load(checkpoint, config, &options).unwrap()
+    CandleDecoder::load(&checkpoint, config, &options).unwrap()
+}
+
+fn cpu<E: Element>(isa: Isa) -> impl Fn(Checkpoint, &ModelConfig) -> CpuDecoder<E> {
+    move |checkpoint, config| {
+        let options = cpu::LoadOptions { isa, rounded_to_f16: false, nf4: false };
+        CpuDecoder::load(checkpoint, config, &options).unwrap()
+    }
 }
 
 /// A sequence and the logits that transformers gives after each of its tokens.
@@ -95,24 +105,44 @@ fn difference(decoder: &impl Decoder, sequences: &[Sequence]) -> f64 {
 }
 
 /// Both homes' makers of a decoder are held to this.
-fn agrees<D: Decoder>(path: &Path, reference: &[Sequence], load: impl Fn(&Checkpoint, &ModelConfig) -> D) {
+fn agrees<D: Decoder>(path: &Path, reference: &[Sequence], load: impl Fn(Checkpoint, &ModelConfig) -> D) {
     let (checkpoint, config) = open(path);
-    let found = difference(&load(&checkpoint, &config), reference);
+    let found = difference(&load(checkpoint, &config), reference);
     println!("{}: {found:.1e}", path.display());
     assert!(found < 1e-4, "{}: off by {found}", path.display());
+}
+
+fn both_agree(path: &Path, reference: &[Sequence]) {
+    agrees(path, reference, candle);
+    for isa in Isa::supported() {
+        agrees(path, reference, cpu::<f32>(isa));
+    }
 }
 
 #[test]
 fn every_family_agrees_with_transformers() {
     for family in FAMILIES {
-        agrees(&folder(family), &reference(family), candle);
+        both_agree(&folder(family), &reference(family));
     }
 }
 
 #[test]
 fn every_family_agrees_from_gguf() {
     for family in FAMILIES.into_iter().filter(|family| *family != "qwen3-moe-unnormalized") {
-        agrees(&folder(family).with_extension("gguf"), &reference_of_gguf(family), candle);
+        both_agree(&folder(family).with_extension("gguf"), &reference_of_gguf(family));
+    }
+}
+
+/// bf16 has three digits: near, and not equal.
+#[test]
+fn every_family_is_near_in_bf16() {
+    for family in FAMILIES {
+        for isa in Isa::supported() {
+            let (checkpoint, config) = open(&folder(family));
+            let found = difference(&cpu::<bf16>(isa)(checkpoint, &config), &reference(family));
+            println!("{family} {isa:?}: {found:.1e}");
+            assert!((1e-4..1.0).contains(&found), "{family}: off by {found}");
+        }
     }
 }
 
@@ -124,7 +154,7 @@ fn every_difference_between_families_shows() {
         let before = config.clone();
         change(&mut config);
         assert_ne!(before, config, "{family} has no {what}");
-        let found = difference(&candle(&checkpoint, &config), &reference(family));
+        let found = difference(&candle(checkpoint, &config), &reference(family));
         assert!(found > 1e-2, "{family} without {what}: off by {found} only");
     };
     shows("llama", "rope scaling", &|config| config.rope_scaling = RopeScaling::None);

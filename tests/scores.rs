@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fireval::engine::budget::{Limits, Memory};
 use fireval::engine::local::LocalEngine;
 use fireval::engine::{Engine, Work};
 use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
@@ -42,7 +43,7 @@ fn engine(path: &Path) -> LocalEngine<CandleDecoder> {
         quantization: None,
         engine: "test".to_owned(),
     };
-    LocalEngine::new(id, decoder, Tokenizer::open(path).unwrap())
+    LocalEngine::new(id, decoder, Tokenizer::open(path).unwrap(), Limits::of(Memory::half_of_free()))
 }
 
 fn reference(folder: &Path, protocol: Protocol, task: &str) -> Vec<Value> {
@@ -97,7 +98,7 @@ fn smollm2_scores_as_the_harnesses_scored_it() {
             let task = Task::load(&name, None).unwrap();
             let lines = reference(&folder, protocol, &name);
             let documents = documents(&task, protocol, &data, &lines);
-            let requests: Vec<_> = documents.iter().map(|document| document.requests.clone()).collect();
+            let requests: Vec<_> = documents.iter().map(|document| &document.requests[..]).collect();
             let work =
                 Work { documents: &requests, special_tokens: protocol.special_tokens(), progress: Progress::hidden() };
             let (mut answered, mut worst) = (0, 0.0);

@@ -82,7 +82,7 @@ fn tokens(place: &Workplace, model: &str, protocol: Protocol, document: &Documen
         let line = match request {
             Request::LogLikelihood { .. } => {
                 let pair = encoder.pairs(std::slice::from_ref(request))?.remove(0);
-                format!("{} «{}»", spelled(&pair.context)?, spelled(&pair.continuation)?)
+                format!("{} «{}»", spelled(pair.context())?, spelled(pair.continuation())?)
             }
             Request::Generate { context, max_tokens, .. } => spelled(&encoder.prompt(context, *max_tokens)?)?,
         };

@@ -1,12 +1,18 @@
 //! An engine answers requests. It is given all of an evaluation's documents at once, because knowing the whole work
 //! is what lets it share prefixes and visit each layer once for many tokens; it reports documents as they finish.
 
+mod admission;
+mod ahead;
+pub mod budget;
+mod forecast;
 mod generate;
 pub mod local;
 pub mod open;
+mod prefixes;
 pub mod scripted;
 pub mod tokens;
-pub mod trie;
+mod trie;
+mod waves;
 
 use anyhow::Result;
 
@@ -17,7 +23,7 @@ use crate::request::{Request, Response};
 /// Everything one call has to answer.
 pub struct Work<'a> {
     /// The requests of each document, in evaluation order.
-    pub documents: &'a [Vec<Request>],
+    pub documents: &'a [&'a [Request]],
     /// Whether prompts carry the tokenizer's special tokens (see `Protocol::special_tokens`).
     pub special_tokens: bool,
     /// Counts tokens; the engine sets the total once it knows it.

@@ -134,7 +134,8 @@ mod tests {
             continuation: continuation.to_owned(),
         };
         let generate = Request::Generate { context: "How many?".to_owned(), stop: Vec::new(), max_tokens: 256 };
-        let documents = [vec![ask(" 4"), ask(" 5")], vec![generate]];
+        let (choices, text) = ([ask(" 4"), ask(" 5")], [generate]);
+        let documents = [&choices[..], &text[..]];
         let mut answers = Vec::new();
         let work = Work { documents: &documents, special_tokens: false, progress: Progress::hidden() };
         ScriptedEngine::new(name)?.answer(&work, &mut |_, responses| {

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::chat::ChatTemplate;
 use crate::engine::Engine;
-use crate::engine::open::open;
+use crate::engine::budget::Memory;
+use crate::engine::open::{self, Home, Place};
 use crate::engine::scripted::ScriptedEngine;
 use crate::hub::{self, Repository};
 use crate::model_id::{ModelId, Quantization};
@@ -38,11 +39,19 @@ pub struct ModelSpec {
     /// The checkpoint's own if not given.
     pub dtype: Option<Dtype>,
     pub quantization: Option<Quantization>,
+    pub home: Home,
 }
 
 impl ModelSpec {
     pub(super) fn plain(name: &str, source: Source) -> ModelSpec {
-        ModelSpec { name: name.to_owned(), source, adapter: None, dtype: None, quantization: None }
+        ModelSpec {
+            name: name.to_owned(),
+            source,
+            adapter: None,
+            dtype: None,
+            quantization: None,
+            home: Home::default(),
+        }
     }
 
     /// The checkpoint's folder or GGUF file; one of the hub is fetched as far as it is not in the cache.
@@ -68,19 +77,21 @@ impl ModelSpec {
         }
         let mut digests = store.file_digests();
         let adapter = self.adapter.as_deref();
-        ModelId::of_checkpoint(&self.checkpoint()?, adapter, self.dtype, self.quantization, &mut |file| {
-            digests.of(file)
-        })
-        .with_context(|| format!("model `{}`", self.name))
+        let engine = self.home.engine();
+        let mut file_digest = |file: &Path| digests.of(file);
+        let path = self.checkpoint()?;
+        ModelId::of_checkpoint(&path, adapter, self.dtype, self.quantization, engine, &mut file_digest)
+            .with_context(|| format!("model `{}`", self.name))
     }
 
-    /// The engine that runs it; `id` is what `id` gave.
-    pub fn open(&self, id: &ModelId) -> Result<Box<dyn Engine>> {
+    /// The engine that runs it within `memory`; `id` is what `id` gave.
+    pub fn open(&self, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
         if let Source::Scripted(name) = &self.source {
             return Ok(Box::new(ScriptedEngine::new(name)?));
         }
-        let engine = open(&self.checkpoint()?, self.adapter.as_deref(), id);
-        Ok(Box::new(engine.with_context(|| format!("model `{}`", self.name))?))
+        let checkpoint = self.checkpoint()?;
+        let place = Place { checkpoint: &checkpoint, adapter: self.adapter.as_deref(), home: self.home };
+        open::open(place, id, memory).with_context(|| format!("model `{}`", self.name))
     }
 
     /// Its tokenizer.

@@ -20,7 +20,7 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
 use crate::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
 
-use super::{empty_folder, state_dtype, write_beside};
+use super::{empty_folder, not_quantized, state_dtype, write_beside};
 
 const ROUTER_DEVIATION: f64 = 0.02;
 /// As in Mixtral's own configuration.
@@ -93,6 +93,7 @@ pub fn upcycle(source: &Path, out: &Path, options: &UpcycleOptions) -> Result<Up
     let plan = plan(&checkpoint, &config, options)?;
     let parameters = plan.iter().map(|(planned, _)| planned.shape.iter().product::<usize>() as u64).sum();
     let mut json = config_json(checkpoint.config_json(), &config);
+    not_quantized(&mut json);
     state_dtype(&mut json, plan[0].0.dtype);
 
     let mut writer =
@@ -127,7 +128,7 @@ fn plan(checkpoint: &Checkpoint, config: &ModelConfig, options: &UpcycleOptions)
                 Source::Router => checkpoint.stored(names::EMBEDDING)?,
             };
             let dtype = options.dtype.unwrap_or(Dtype::of(stored.format));
-            Ok((Planned { name, dtype, shape }, source))
+            Ok((Planned { name, dtype, shape, nf4: false }, source))
         })
         .collect()
 }

@@ -15,7 +15,7 @@ pub enum Weight {
     Dense(Tensor), // (outputs, inputs)
     /// Decoded anew at each use, on the way back too: a layer is visited once per wave or step, so this costs little and
     /// holds 4 bits; a graph that kept the decoded matrices would hold a layer's worth of them.
-    Nf4(Arc<Nf4>),
+    Nf4(Arc<Nf4<'static>>),
 }
 
 /// The pair as tensors: `scale * (x A^T) B^T`.

@@ -13,8 +13,8 @@ use super::rotary::Rotary;
 use super::{CandleDecoder, Layer, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
 use crate::model::names::{self, ExpertPart};
-use crate::weights::Checkpoint;
 use crate::weights::nf4::Nf4;
+use crate::weights::{Checkpoint, Format};
 
 impl CandleDecoder {
     pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, options: &LoadOptions) -> Result<CandleDecoder> {
@@ -59,6 +59,11 @@ impl Loader<'_> {
         names::tensors(self.config).iter().map(held).sum()
     }
 
+    /// Whether linears are quantised here. A checkpoint that holds NF4 itself has chosen which are.
+    fn quantizes(&self) -> bool {
+        self.options.nf4 && !self.checkpoint.holds(Format::Nf4)
+    }
+
     /// The dtype tensors have here: candle's CPU multiplies in f32 alone.
     fn dtype(&self) -> DType {
         match (self.options.device.is_cpu(), self.options.numerics) {
@@ -96,12 +101,14 @@ impl Loader<'_> {
 
     fn linear(&self, module: String, outputs: usize, inputs: usize) -> Result<Linear> {
         let name = names::weight(&module);
-        let weight = match self.options.nf4 {
-            false => Weight::Dense(self.tensor(&name, &[outputs, inputs])?),
-            true => {
-                let values = self.checkpoint.tensor(&name, &[outputs, inputs])?.to_f32()?;
-                Weight::Nf4(Arc::new(Nf4::quantize(&values, true).with_context(|| format!("tensor {name}"))?))
+        let stored = self.checkpoint.tensor(&name, &[outputs, inputs])?;
+        let weight = match stored.nf4() {
+            Some(nf4) => Weight::Nf4(Arc::new(nf4.into_owned())),
+            None if self.quantizes() => {
+                let nf4 = Nf4::quantize(&stored.to_f32()?, true).with_context(|| format!("tensor {name}"))?;
+                Weight::Nf4(Arc::new(nf4))
             }
+            None => Weight::Dense(self.tensor(&name, &[outputs, inputs])?),
         };
         Ok(Linear { module, outputs, inputs, weight, bias: None, lora: None })
     }

@@ -81,7 +81,11 @@ impl Reader<'_> {
         }
         if let Some(quantization) = self.present("quantization_config") {
             let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
-            bail!("the weights are quantised (`quantization_config`: {method}); take the checkpoint that is not");
+            let opens = method == "bitsandbytes"; // which of its formats do, `weights` says
+            ensure!(
+                opens,
+                "the weights are quantised (`quantization_config`: {method}); take the checkpoint that is not"
+            );
         }
         Ok(())
     }

@@ -73,8 +73,8 @@ fn what_is_not_built_is_refused_by_name() {
     assert!(refused("llama", "mlp_bias", json!(true)).contains("`mlp_bias`"));
     assert!(refused("llama", "hidden_act", json!("gelu")).contains("`hidden_act` is gelu"));
     assert!(refused("llama", "partial_rotary_factor", json!(0.5)).contains("`partial_rotary_factor` is 0.5"));
-    let quantized = json!({"quant_method": "bitsandbytes"});
-    assert!(refused("llama", "quantization_config", quantized).contains("bitsandbytes"));
+    let quantized = json!({"quant_method": "gptq"});
+    assert!(refused("llama", "quantization_config", quantized).contains("gptq"));
     let yarn = json!({"rope_type": "yarn", "factor": 2.0});
     assert!(refused("llama", "rope_scaling", yarn).contains("rope type `yarn`"));
 }

@@ -140,6 +140,7 @@ impl Target {
             start: place.start,
             end: place.end,
             conversion,
+            absmax: None,
         };
         match self {
             Target::Same(name) => Ok(vec![(name, whole(Conversion::None))]),
