@@ -119,14 +119,16 @@ impl Stored<'_> {
     }
 }
 
-/// How rows lie in the file compared with the hub's order.
+/// What a converter did to the hub's tensor; undone when it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RowOrder {
-    Same,
+enum Conversion {
+    None,
     /// llama.cpp's order of query and key rows: the two halves of each of `heads` heads interleaved.
     Interleaved {
         heads: usize,
     },
+    /// One is added to each number, which is an f32: Gemma's norms.
+    OneAdded,
 }
 
 /// A run of bytes in one of the files.
@@ -153,7 +155,7 @@ struct Entry {
     shape: Vec<usize>,
     start: usize,
     end: usize,
-    rows: RowOrder,
+    conversion: Conversion,
     /// Of NF4 and of nothing else.
     absmax: Option<AbsmaxPlace>,
 }
@@ -184,9 +186,10 @@ impl Entry {
             }
         });
         let numbers = bytes(self.extent());
-        let bytes = match self.rows {
-            RowOrder::Same => Cow::Borrowed(numbers),
-            RowOrder::Interleaved { heads } => Cow::Owned(halves_apart(numbers, self.shape[0], heads)),
+        let bytes = match self.conversion {
+            Conversion::None => Cow::Borrowed(numbers),
+            Conversion::Interleaved { heads } => Cow::Owned(halves_apart(numbers, self.shape[0], heads)),
+            Conversion::OneAdded => Cow::Owned(minus_one(numbers)),
         };
         Ok(Stored { format, shape: self.shape.clone(), bytes, absmax })
     }
@@ -326,6 +329,12 @@ fn halves_apart(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
         moved.extend_from_slice(&bytes[source * row_bytes..][..row_bytes]);
     }
     moved
+}
+
+/// Of f32 numbers. Near one, where norms are, this loses nothing: adding the one again gives the same bits.
+fn minus_one(bytes: &[u8]) -> Vec<u8> {
+    let words = bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    words.flat_map(|number| (number - 1.0).to_le_bytes()).collect()
 }
 
 #[cfg(test)]
