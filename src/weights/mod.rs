@@ -11,6 +11,7 @@ mod folder;
 pub mod gguf;
 mod llama_cpp;
 pub mod nf4;
+pub mod stream;
 pub mod writer;
 
 use std::borrow::Cow;
@@ -150,9 +151,9 @@ impl Entry {
         extents
     }
 
-    /// The tensor, given the bytes of any of its extents; an encoding that is not read here is the error.
-    fn stored<'a>(&self, bytes: impl Fn(Extent) -> &'a [u8]) -> std::result::Result<Stored<'a>, String> {
-        let format = self.format.clone()?;
+    /// The tensor, given the bytes of any of its extents. An encoding that is not read here is an error.
+    fn stored<'a>(&self, bytes: impl Fn(Extent) -> &'a [u8]) -> Result<Stored<'a>> {
+        let format = self.format.clone().map_err(anyhow::Error::msg)?;
         let absmax = self.absmax.as_ref().map(|place| match place {
             AbsmaxPlace::Plain(values) => Absmax::Plain(floats(bytes(*values))),
             AbsmaxPlace::Double { codes, scales, offset } => {
@@ -257,12 +258,17 @@ impl Checkpoint {
 
     /// The tensor of that name with whatever shape it has.
     pub fn stored(&self, name: &str) -> Result<Stored<'_>> {
+        self.entry(name)?.stored(|extent| &self.files[extent.file].map[extent.start..extent.end])
+    }
+
+    /// Where the tensor lies; a missing one, and an encoding that is not read here, are errors.
+    fn entry(&self, name: &str) -> Result<&Entry> {
         let entry = self.entries.get(name).ok_or_else(|| self.missing(name))?;
-        let file = &self.files[entry.file];
-        let stored = entry.stored(|extent| &self.files[extent.file].map[extent.start..extent.end]);
-        stored.map_err(|encoding| {
-            anyhow!("{}: tensor `{name}` is {encoding}; f32, f16 and bf16 weights open", file.path.display())
-        })
+        if let Err(encoding) = &entry.format {
+            let file = self.files[entry.file].path.display();
+            bail!("{file}: tensor `{name}` is {encoding}; f32, f16 and bf16 weights open");
+        }
+        Ok(entry)
     }
 
     /// Whether a tensor is stored in that format.
