@@ -2,8 +2,9 @@
 //!
 //! Two kinds of files open: Hugging Face folders ([`folder`]) and GGUF files ([`gguf`] reads the container,
 //! [`llama_cpp`] gives its tensors the hub's names). Both become one list of byte ranges in mapped files, so nothing is
-//! read before it is asked for. Invariant: every range of an open checkpoint lies inside its file and is as long as its
-//! shape and format say; what a file claims is checked once, in `open`.
+//! read before it is asked for; [`stream`] reads the same ranges where a model does not fit in memory. Invariant: every
+//! range of an open checkpoint lies inside its file and is as long as its shape and format say; what a file claims is
+//! checked once, in `open`.
 
 pub mod bitsandbytes;
 mod decode;
