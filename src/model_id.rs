@@ -103,7 +103,7 @@ impl ModelId {
 }
 
 /// The checkpoint's own: that of its first tensor.
-fn own_dtype(checkpoint: &Checkpoint) -> Result<Dtype> {
+pub fn own_dtype(checkpoint: &Checkpoint) -> Result<Dtype> {
     let names = checkpoint.names();
     let first = names.first().with_context(|| format!("{}: no tensors", checkpoint.config_place()))?;
     Ok(Dtype::of(checkpoint.stored(first)?.format))

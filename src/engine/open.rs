@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::ValueEnum;
 
-use super::Engine;
 use super::budget::{Limits, Memory};
 use super::local::LocalEngine;
+use super::{Engine, cost};
 use crate::model::adapter::peft;
 use crate::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
-use crate::model::decoder::Decoder;
+use crate::model::decoder::{Decoder, Footprint};
 use crate::model_id::ModelId;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
@@ -50,8 +50,50 @@ pub fn open(place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine
     let checkpoint = Checkpoint::open(place.checkpoint)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
     match place.home {
-        Home::Candle => engine(candle(&checkpoint, &config, id)?, place, id, memory),
+        Home::Candle => {
+            let held = Held { dtype: Dtype::parse(&id.dtype)?, nf4: id.quantization.is_some() };
+            engine(candle(&checkpoint, &config, held)?, place, id, memory)
+        }
     }
+}
+
+/// How weights are held.
+#[derive(Clone, Copy)]
+pub struct Held {
+    pub dtype: Dtype,
+    pub nf4: bool,
+}
+
+/// What a plan has to know of a decoder.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Floating-point operations a second, on this machine as it is now.
+    pub speed: f64,
+    /// Of the whole model.
+    pub footprint: Footprint,
+}
+
+/// Times one layer of the model of `place`, without loading the others.
+pub fn probe(place: Place, held: Held) -> Result<Probe> {
+    let checkpoint = Checkpoint::open(place.checkpoint)?;
+    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    match place.home {
+        Home::Candle => probe_layer(&config, |config| candle(&checkpoint, config, held)),
+    }
+}
+
+fn probe_layer<D: Decoder>(config: &ModelConfig, load: impl Fn(&ModelConfig) -> Result<D>) -> Result<Probe> {
+    let cut = |layers: usize| ModelConfig { num_hidden_layers: layers, ..config.clone() };
+    let none = load(&cut(0))?.footprint();
+    let decoder = load(&cut(1))?;
+    let one = decoder.footprint();
+    let layers = config.num_hidden_layers;
+    let footprint = Footprint {
+        fixed: none.fixed + layers * (one.fixed - none.fixed),
+        per_token: one.per_token,
+        per_past_token: layers * one.per_past_token,
+    };
+    Ok(Probe { speed: cost::speed(&decoder)?, footprint })
 }
 
 fn engine<D: Decoder + 'static>(mut decoder: D, place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
@@ -63,12 +105,12 @@ fn engine<D: Decoder + 'static>(mut decoder: D, place: Place, id: &ModelId, memo
     Ok(Box::new(LocalEngine::new(id.clone(), decoder, tokenizer, Limits::of(memory))))
 }
 
-fn candle(checkpoint: &Checkpoint, config: &ModelConfig, id: &ModelId) -> Result<CandleDecoder> {
-    let numerics = match Dtype::parse(&id.dtype)? {
+fn candle(checkpoint: &Checkpoint, config: &ModelConfig, held: Held) -> Result<CandleDecoder> {
+    let numerics = match held.dtype {
         Dtype::F32 => Numerics::F32,
         Dtype::BF16 => Numerics::BF16,
         Dtype::F16 => Numerics::F16,
     };
-    let options = LoadOptions { device: Device::Cpu, numerics, nf4: id.quantization.is_some() };
+    let options = LoadOptions { device: Device::Cpu, numerics, nf4: held.nf4 };
     CandleDecoder::load(checkpoint, config, &options)
 }
