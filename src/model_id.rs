@@ -104,7 +104,7 @@ impl ModelId {
 }
 
 /// The checkpoint's own: the one that NF4 weights are computed in, else that of its first tensor.
-fn own_dtype(checkpoint: &Checkpoint) -> Result<Dtype> {
+pub fn own_dtype(checkpoint: &Checkpoint) -> Result<Dtype> {
     if checkpoint.holds(Format::Nf4) {
         let dtype = bitsandbytes::compute_dtype(checkpoint.config_json());
         return dtype.with_context(|| checkpoint.config_place().to_owned());
