@@ -45,7 +45,7 @@ fn candle(checkpoint: Checkpoint, config: &ModelConfig) -> CandleDecoder {
 
 fn cpu<E: Element>(isa: Isa) -> impl Fn(Checkpoint, &ModelConfig) -> CpuDecoder<E> {
     move |checkpoint, config| {
-        let options = cpu::LoadOptions { isa, rounded_to_f16: false, nf4: false };
+        let options = cpu::LoadOptions { isa, rounded_to_f16: false, nf4: false, memory: u64::MAX };
         CpuDecoder::load(checkpoint, config, &options).unwrap()
     }
 }

@@ -47,7 +47,7 @@ pub struct MeasureFlags {
 /// With what a model is run; scores do not depend on memory or threads.
 #[derive(Args, Clone, Copy)]
 pub struct RunFlags {
-    /// Whose arithmetic runs the model [default: candle].
+    /// Whose arithmetic runs the model [default: cpu].
     #[arg(long)]
     decoder: Option<Home>,
     /// The most memory to use, as 2GiB [default: half of what is free].
@@ -180,10 +180,7 @@ impl Measurement<'_> {
     pub fn runs(&mut self, spec: &ModelSpec, missing: Missing) -> Result<Vec<Run>> {
         let store = &self.place.store;
         let subject = Subject { name: spec.name.clone(), id: spec.id(store)? };
-        if self.questions.is_none() || self.conditions.chat_template {
-            let chat = self.conditions.chat_template.then(|| spec.chat_template()).transpose()?;
-            self.questions = Some(eval::questions(&self.tasks, &self.conditions, chat.as_ref())?);
-        }
+        self.ask(spec)?;
         let questions = self.questions.as_deref().unwrap_or_default();
         match missing {
             Missing::Refuse => eval::stored(&subject, questions, &self.conditions, store),
@@ -195,6 +192,27 @@ impl Measurement<'_> {
                 runs
             }
         }
+    }
+}
+
+impl Measurement<'_> {
+    /// The documents that `spec` is asked, a list for each task.
+    pub fn questions(&mut self, spec: &ModelSpec) -> Result<&[Questions]> {
+        self.ask(spec)?;
+        Ok(self.questions.as_deref().unwrap_or_default())
+    }
+
+    fn ask(&mut self, spec: &ModelSpec) -> Result<()> {
+        if self.questions.is_none() || self.conditions.chat_template {
+            let chat = self.conditions.chat_template.then(|| spec.chat_template()).transpose()?;
+            self.questions = Some(eval::questions(&self.tasks, &self.conditions, chat.as_ref())?);
+        }
+        Ok(())
+    }
+
+    /// The most memory that an evaluation may use.
+    pub fn memory(&self) -> Memory {
+        self.run.memory()
     }
 }
 

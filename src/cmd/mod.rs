@@ -4,6 +4,7 @@
 //! wrong usage too). A reader that closes the pipe early is no error.
 
 mod compare;
+mod dry_run;
 mod eval;
 mod export;
 mod fetch;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
@@ -114,9 +115,15 @@ pub struct Room {
 impl Room {
     /// What `limits` leave beside a loaded decoder and the requests of `work`. An error if that is nothing.
     pub fn beside(footprint: Footprint, work: &Work, limits: Limits) -> Result<Room> {
-        let known = footprint.fixed as u64 + PROGRAM + work.documents.iter().map(|asked| text(asked)).sum::<u64>();
+        let known = known(footprint, work);
+        // More, if the system counts more: memory that loading freed stays with the process.
         let held = Memory::resident().map_or(known, |resident| resident.0.max(known));
         Room::new(footprint, held, limits)
+    }
+
+    /// As `beside`, of a decoder that is not loaded.
+    pub fn planned(footprint: Footprint, work: &Work, limits: Limits) -> Result<Room> {
+        Room::new(footprint, known(footprint, work), limits)
     }
 
     pub fn new(footprint: Footprint, held: u64, limits: Limits) -> Result<Room> {
@@ -160,9 +167,11 @@ impl Room {
         self.limits.wave_tokens.min(self.most_tokens())
     }
 
-    /// The peak, with waves as they are filled.
-    pub fn peak(&self) -> Memory {
-        Memory(self.held + self.wave_bytes(self.wave_tokens()))
+    /// The peak: a full wave, and beside it, as far as there is room, `running` pasts of `capacity` tokens.
+    pub fn peak(&self, running: usize, capacity: usize) -> Memory {
+        let wave = self.wave_bytes(self.wave_tokens());
+        let pasts = running as u64 * self.past_bytes(capacity);
+        Memory(self.held + (wave + pasts).min(self.free()))
     }
 
     /// An error if a document that needs `bytes` at once does not fit.
@@ -178,13 +187,26 @@ impl Room {
     }
 }
 
-/// Bytes of a document's strings and of what is kept of its answers.
+/// What model, program and requests are known to need.
+fn known(footprint: Footprint, work: &Work) -> u64 {
+    footprint.fixed as u64 + PROGRAM + work.documents.iter().map(|asked| text(asked)).sum::<u64>()
+}
+
+/// Bytes of a document's strings (requests share one context) and of what is kept of its answers.
 fn text(requests: &[Request]) -> u64 {
-    let bytes = |request: &Request| match request {
-        Request::LogLikelihood { context, continuation } => context.len() + continuation.len(),
-        Request::Generate { context, .. } => context.len(),
-    };
-    requests.iter().map(|request| bytes(request) as u64 + STORED).sum::<u64>() + STORED
+    let (mut bytes, mut before): (usize, Option<&Arc<str>>) = (0, None);
+    for request in requests {
+        let (context, more) = match request {
+            Request::LogLikelihood { context, continuation } => (context, continuation.len()),
+            Request::Generate { context, .. } => (context, 0),
+        };
+        bytes += more;
+        if !before.is_some_and(|before| Arc::ptr_eq(before, context)) {
+            bytes += context.len();
+        }
+        before = Some(context);
+    }
+    bytes as u64 + STORED * (1 + requests.len() as u64)
 }
 
 #[cfg(test)]
@@ -213,7 +235,8 @@ mod tests {
         let limits = Limits { memory: Memory(1_000_000), wave_tokens: 50, running: 4 };
         let room = Room::new(FOOTPRINT, 200_000, limits).unwrap();
         assert_eq!((room.free(), room.most_tokens(), room.wave_tokens()), (800_000, 80, 50));
-        assert_eq!(room.peak(), Memory(700_000));
+        assert_eq!((room.peak(0, 0), room.peak(2, 100)), (Memory(700_000), Memory(740_000)));
+        assert_eq!(room.peak(1000, 100), Memory(1_000_000));
         assert_eq!(Room::new(FOOTPRINT, 600_000, limits).unwrap().wave_tokens(), 40);
         assert_eq!(room.past_bytes(7), 10_700);
         room.check(3, 800_000).unwrap();

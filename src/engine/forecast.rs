@@ -72,7 +72,7 @@ fn fresh<'a>(requests: &'a [Request], before: &mut &'a str) -> u64 {
             Request::LogLikelihood { context, continuation } => (context, continuation.len()),
             Request::Generate { context, .. } => (context, 0),
         };
-        if context != *before {
+        if **context != **before {
             bytes += context.len() - shared(before.as_bytes(), context.as_bytes());
         }
         bytes += more;
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     fn ask(context: &str, continuation: &str) -> Request {
-        Request::LogLikelihood { context: context.to_owned(), continuation: continuation.to_owned() }
+        Request::LogLikelihood { context: context.into(), continuation: continuation.to_owned() }
     }
 
     #[test]
@@ -101,7 +101,7 @@ mod tests {
         let documents = [
             vec![ask("header one", " a"), ask("header one", " b")], // 10 + 2 + 2
             vec![ask("header two", " a")],                          // 3 + 2
-            vec![Request::Generate { context: "what?".to_owned(), stop: Vec::new(), max_tokens: 10 }],
+            vec![Request::Generate { context: "what?".into(), stop: Vec::new(), max_tokens: 10 }],
         ];
         let documents: Vec<&[Request]> = documents.iter().map(Vec::as_slice).collect();
         let work = Work { documents: &documents, special_tokens: false, progress: Progress::hidden() };

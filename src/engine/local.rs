@@ -15,7 +15,7 @@ use super::waves::{Encoded, Wave, Waves};
 use super::{Done, Engine, Work};
 use crate::model::decoder::{Decoder, Pasts, TokenScore};
 use crate::model_id::ModelId;
-use crate::request::{Request, Response};
+use crate::request::Response;
 use crate::tokenizer::Tokenizer;
 
 /// A loaded model that answers requests.
@@ -46,9 +46,7 @@ impl<D: Decoder> Engine for LocalEngine<D> {
     fn answer(&mut self, work: &Work, done: &mut Done) -> Result<()> {
         let (encoder, mut forecast) = (self.encoder(work), Forecast::new(work));
         let room = Room::beside(self.decoder.footprint(), work, self.limits)?;
-        let (generations, scorings): (Vec<usize>, Vec<usize>) =
-            (0..work.documents.len()).partition(|&document| is_generation(work.documents[document]));
-
+        let (scorings, generations) = work.kinds();
         let encode = |document: usize| Ok(Encoded { document, pairs: encoder.pairs(work.documents[document])? });
         let waves = Waves::new(Ahead::new(scorings.into_iter(), encode), room);
         self.score(waves, &mut forecast, done)?;
@@ -57,10 +55,6 @@ impl<D: Decoder> Engine for LocalEngine<D> {
         let prompts = Ahead::new(generations.into_iter(), prompt);
         Generation::new(&self.decoder, &self.tokenizer, room).run(prompts, &mut forecast, done)
     }
-}
-
-fn is_generation(requests: &[Request]) -> bool {
-    matches!(requests, [Request::Generate { .. }])
 }
 
 impl<D: Decoder> LocalEngine<D> {

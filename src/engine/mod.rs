@@ -4,10 +4,12 @@
 mod admission;
 mod ahead;
 pub mod budget;
+pub mod cost;
 mod forecast;
 mod generate;
 pub mod local;
 pub mod open;
+pub mod plan;
 mod prefixes;
 pub mod scripted;
 pub mod tokens;
@@ -28,6 +30,15 @@ pub struct Work<'a> {
     pub special_tokens: bool,
     /// Counts tokens; the engine sets the total once it knows it.
     pub progress: Progress,
+}
+
+impl Work<'_> {
+    /// Documents that are scored, and those that are generated.
+    fn kinds(&self) -> (Vec<usize>, Vec<usize>) {
+        let is_generation = |&document: &usize| matches!(self.documents[document], [Request::Generate { .. }]);
+        let (generations, scorings) = (0..self.documents.len()).partition(is_generation);
+        (scorings, generations)
+    }
 }
 
 /// Called once per document, in any order, as soon as all its responses are there (in the order of its requests).

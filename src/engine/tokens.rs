@@ -22,9 +22,9 @@ pub struct Pair {
 
 impl Pair {
     /// A context and a continuation of at least one token each.
-    #[cfg(test)]
-    pub fn new(context: Vec<u32>, continuation: &[u32]) -> Pair {
-        Pair { scored_from: context.len(), ids: [&context, continuation].concat() }
+    pub fn new(context: &[u32], continuation: &[u32]) -> Pair {
+        debug_assert!(!context.is_empty() && !continuation.is_empty());
+        Pair { scored_from: context.len(), ids: [context, continuation].concat() }
     }
 
     /// What the model sees before the continuation.
@@ -99,10 +99,9 @@ impl Encoder<'_> {
         contexts: &mut HashMap<&'r str, Vec<u32>>,
     ) -> Result<Pair> {
         if context.is_empty() {
-            let mut ids = vec![self.empty_context()?];
-            ids.extend(self.tokenizer.encode(continuation, false)?);
-            ensure!(ids.len() > 1, "the continuation {continuation:?} has no token");
-            return self.cut(ids, 1);
+            let scored = self.tokenizer.encode(continuation, false)?;
+            ensure!(!scored.is_empty(), "the continuation {continuation:?} has no token");
+            return self.cut(Pair::new(&[self.empty_context()?], &scored));
         }
         // Trailing whitespace belongs to the continuation: a tokenizer would merge it with what follows.
         let stripped = python::rstrip(context);
@@ -115,18 +114,19 @@ impl Encoder<'_> {
         let Some(scored) = whole.get(context.len()..).filter(|scored| !scored.is_empty()) else {
             bail!("the continuation {continuation:?} adds no token to its context");
         };
-        self.cut([context, scored].concat(), context.len())
+        self.cut(Pair::new(context, scored))
     }
 
     /// Cut from the left to `max_length + 1` tokens, the last of which is scored but never fed.
-    fn cut(&self, mut ids: Vec<u32>, scored_from: usize) -> Result<Pair> {
-        let scored = ids.len() - scored_from;
+    fn cut(&self, mut pair: Pair) -> Result<Pair> {
+        let scored = pair.continuation().len();
         if scored > self.max_length {
             bail!("a continuation of {scored} tokens exceeds the model's {}", self.max_length);
         }
-        let excess = ids.len().saturating_sub(self.max_length + 1);
-        ids.drain(..excess);
-        Ok(Pair { ids, scored_from: scored_from - excess })
+        let excess = pair.ids.len().saturating_sub(self.max_length + 1);
+        pair.ids.drain(..excess);
+        pair.scored_from -= excess;
+        Ok(pair)
     }
 
     /// The prompt of document `document`, which asks for one generation.

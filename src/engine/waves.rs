@@ -164,7 +164,7 @@ mod tests {
     fn encoded(document: usize, header: &[u32], rest: usize) -> Encoded {
         let own = (0..rest as u32).map(|index| 1000 + 100 * document as u32 + index);
         let context: Vec<u32> = header.iter().copied().chain(own).collect();
-        Encoded { document, pairs: vec![Pair::new(context, &[1, 2]), Pair::new(header.to_vec(), &[3])] }
+        Encoded { document, pairs: vec![Pair::new(&context, &[1, 2]), Pair::new(header, &[3])] }
     }
 
     fn cut_into(documents: Vec<Encoded>, room: Room) -> Vec<Vec<usize>> {
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_scored_token_has_the_row_before_it() {
-        let pairs = vec![Pair::new(vec![5, 6], &[7, 8]), Pair::new(vec![5, 6], &[9])];
+        let pairs = vec![Pair::new(&[5, 6], &[7, 8]), Pair::new(&[5, 6], &[9])];
         let wave = Wave::of(vec![Placed { encoded: Encoded { document: 0, pairs }, adds: 3, shares: 0 }]);
         assert_eq!(wave.laid.packed.ids, [5, 6, 7]);
         let wanted: Vec<(usize, u32)> = wave.wanted().iter().map(|wanted| (wanted.row, wanted.token)).collect();

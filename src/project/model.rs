@@ -7,13 +7,15 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::chat::ChatTemplate;
 use crate::engine::Engine;
 use crate::engine::budget::Memory;
-use crate::engine::open::{self, Home, Place};
+use crate::engine::open::{self, Held, Home, Place, Probe};
 use crate::engine::scripted::ScriptedEngine;
 use crate::hub::{self, Repository};
-use crate::model_id::{ModelId, Quantization};
+use crate::model::config::ModelConfig;
+use crate::model_id::{ModelId, Quantization, own_dtype};
 use crate::published::Published;
 use crate::store::Store;
 use crate::tokenizer::Tokenizer;
+use crate::weights::Checkpoint;
 use crate::weights::writer::Dtype;
 
 /// Where a model comes from.
@@ -77,7 +79,7 @@ impl ModelSpec {
         }
         let mut digests = store.file_digests();
         let adapter = self.adapter.as_deref();
-        let engine = self.home.engine();
+        let engine = |dtype| self.home.engine(dtype);
         let mut file_digest = |file: &Path| digests.of(file);
         let path = self.checkpoint()?;
         ModelId::of_checkpoint(&path, adapter, self.dtype, self.quantization, engine, &mut file_digest)
@@ -92,6 +94,21 @@ impl ModelSpec {
         let checkpoint = self.checkpoint()?;
         let place = Place { checkpoint: &checkpoint, adapter: self.adapter.as_deref(), home: self.home };
         open::open(place, id, memory).with_context(|| format!("model `{}`", self.name))
+    }
+
+    /// How fast one layer of it runs here, and what all of it would need.
+    pub fn probe(&self, memory: Memory) -> Result<Probe> {
+        let path = self.checkpoint()?;
+        let place = Place { checkpoint: &path, adapter: self.adapter.as_deref(), home: self.home };
+        let dtype = self.dtype.map_or_else(|| own_dtype(&Checkpoint::open(&path)?), Ok)?;
+        let held = Held { dtype, nf4: self.quantization == Some(Quantization::Nf4) };
+        open::probe(place, held, memory).with_context(|| format!("model `{}`", self.name))
+    }
+
+    /// Its shape.
+    pub fn config(&self) -> Result<ModelConfig> {
+        let checkpoint = Checkpoint::open(&self.checkpoint()?)?;
+        ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())
     }
 
     /// Its tokenizer.

@@ -20,6 +20,11 @@ pub(super) fn apart(entries: BTreeMap<String, Entry>, config: &Value) -> Result<
     }
     let parts = entries.into_iter().map(|(name, entry)| {
         let parts = parts(&name, &entry, config).with_context(|| format!("tensor `{name}`"))?;
+        let is_cut = parts.is_some() && entry.absmax.is_some();
+        ensure!(
+            !is_cut,
+            "tensor `{name}` is fused and in 4 bits, which does not open; take the unquantised checkpoint"
+        );
         Ok(parts.unwrap_or_else(|| vec![(name, entry)]))
     });
     Ok(parts.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
