@@ -12,6 +12,8 @@ use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::packed::Packed;
+use fireval::transform::merge::merge;
+use fireval::transform::quantize::quantize;
 use fireval::weights::Checkpoint;
 use safetensors::SafeTensors;
 
@@ -57,7 +59,7 @@ fn candle(checkpoint: &Checkpoint, config: &ModelConfig) -> CandleDecoder {
 }
 
 fn cpu(checkpoint: Checkpoint, config: &ModelConfig) -> CpuDecoder<f32> {
-    let options = cpu::LoadOptions { isa: Isa::best(), rounded_to_f16: false, nf4: false };
+    let options = cpu::LoadOptions { isa: Isa::best(), rounded_to_f16: false, nf4: false, memory: u64::MAX };
     CpuDecoder::load(checkpoint, config, &options).unwrap()
 }
 
@@ -128,4 +130,16 @@ fn gradients_agree() {
             }
         }
     }
+}
+
+/// What would have to be written in one tensor again is refused, not written by halves.
+#[test]
+fn phi3_is_not_written() {
+    let (_, _, adapter) = open("phi3");
+    let out = tempfile::tempdir().unwrap();
+    let error = merge(&folder("phi3"), &adapter, &out.path().join("merged"), None).unwrap_err().to_string();
+    assert!(error.contains("phi3: Phi-3 keeps several linears in one tensor"), "{error}");
+    let error = quantize(&folder("phi3"), &out.path().join("nf4"), None).unwrap_err().to_string();
+    assert!(error.contains("phi3: Phi-3 keeps several linears in one tensor"), "{error}");
+    assert!(std::fs::read_dir(out.path()).unwrap().next().is_none(), "nothing is left behind");
 }
