@@ -12,6 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::model::config::{Architecture, ModelConfig};
 use crate::tokenizer::Tokenizer;
 use crate::weights::writer::Dtype;
 
@@ -22,6 +23,17 @@ fn empty_folder(out: &Path) -> Result<()> {
     std::fs::create_dir_all(out).with_context(place)?;
     let is_empty = std::fs::read_dir(out).with_context(place)?.next().is_none();
     ensure!(is_empty, "{}: the folder is not empty; name a new one or remove it", out.display());
+    Ok(())
+}
+
+/// Phi-3's fused tensors are read apart; what is written must open in transformers, too.
+fn refuse_fused(config: &ModelConfig, model: &Path) -> Result<()> {
+    ensure!(
+        config.architecture != Architecture::Phi3,
+        "{}: Phi-3 keeps several linears in one tensor, which is not written here; use the model, and an adapter, as \
+         they are",
+        model.display()
+    );
     Ok(())
 }
 

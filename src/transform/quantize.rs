@@ -15,7 +15,7 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
 use crate::weights::{Checkpoint, Format, bitsandbytes};
 
-use super::{empty_folder, state_dtype, write_beside};
+use super::{empty_folder, refuse_fused, state_dtype, write_beside};
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +34,7 @@ pub fn quantize(model: &Path, out: &Path, dtype: Option<Dtype>) -> Result<Quanti
     let checkpoint = Checkpoint::open(model)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
     names::check(&checkpoint, &config)?;
+    refuse_fused(&config, model)?;
     ensure!(!checkpoint.holds(Format::Nf4), "{}: the model is in NF4 already", model.display());
     let tokenizer = Tokenizer::open(model)?;
     empty_folder(out)?;

@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Checkpoint, Conversion, Entry, Format, Mapped, bitsandbytes, fused};
+use super::{Checkpoint, Conversion, Entry, Format, Mapped, bitsandbytes, fused, multimodal};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -37,6 +37,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
         bail!("{}", no_weights(folder))
     };
     bitsandbytes::put_together(&mut entries, &files)?;
+    let (config, entries) = multimodal::text_only(config, entries).with_context(|| folder.display().to_string())?;
     let entries = fused::apart(entries, &config).with_context(|| folder.display().to_string())?;
     Ok(Checkpoint { config, config_place: config_path.display().to_string(), files, entries })
 }

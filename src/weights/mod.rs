@@ -12,6 +12,7 @@ mod folder;
 mod fused;
 pub mod gguf;
 mod llama_cpp;
+mod multimodal;
 pub mod nf4;
 pub mod stream;
 pub mod writer;

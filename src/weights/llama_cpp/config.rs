@@ -20,6 +20,9 @@ const NOT_COMPUTED: [&str; 8] = [
     "leading_dense_block_count",
 ];
 
+/// More are a damaged file, not a model.
+const MOST_LAYERS: usize = 4096;
+
 pub(super) fn config(metadata: &Metadata) -> Result<Value> {
     for key in NOT_COMPUTED {
         let stated = metadata.number(key)?.unwrap_or(0.0);
@@ -150,6 +153,7 @@ fn gemma3(metadata: &Metadata) -> Result<Value> {
 fn layer_types(metadata: &Metadata, period: usize) -> Result<Vec<&'static str>> {
     let key = metadata.key("attention.sliding_window_pattern");
     let layers = metadata.required_count("block_count")?;
+    ensure!(layers <= MOST_LAYERS, "`{}` is {layers}, more than any model has", metadata.key("block_count"));
     let kind = |is_local: bool| if is_local { "sliding_attention" } else { "full_attention" };
     if let Ok(Some(flags)) = metadata.gguf.flags(&key) {
         return Ok(flags.into_iter().map(kind).collect());
