@@ -10,8 +10,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256_hex;
-use crate::weights::Checkpoint;
 use crate::weights::writer::Dtype;
+use crate::weights::{Checkpoint, Format, bitsandbytes};
 
 /// How the linears of a model are held, when not in its dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -41,7 +41,7 @@ pub struct ModelId {
     pub tokenizer: String,
     /// How numbers are held: "f32", "bf16", ...
     pub dtype: String,
-    /// How frozen weights are held when that differs from the checkpoint: "nf4".
+    /// How frozen weights are held, by the checkpoint or because it was asked for: "nf4".
     pub quantization: Option<String>,
     /// Which engine computed, and its numerics version: "candle-cpu-1", "scripted".
     pub engine: String,
@@ -71,6 +71,7 @@ impl ModelId {
     ) -> Result<ModelId> {
         let checkpoint = Checkpoint::open(path)?;
         let dtype = dtype.map_or_else(|| own_dtype(&checkpoint), Ok)?;
+        let quantization = quantization.or(checkpoint.holds(Format::Nf4).then_some(Quantization::Nf4));
         let mut weights: Vec<PathBuf> = checkpoint.files().into_iter().map(Path::to_owned).collect();
         let mut tokenizer = weights.clone();
         if path.is_dir() {
@@ -102,8 +103,12 @@ impl ModelId {
     }
 }
 
-/// The checkpoint's own: that of its first tensor.
+/// The checkpoint's own: the one that NF4 weights are computed in, else that of its first tensor.
 pub fn own_dtype(checkpoint: &Checkpoint) -> Result<Dtype> {
+    if checkpoint.holds(Format::Nf4) {
+        let dtype = bitsandbytes::compute_dtype(checkpoint.config_json());
+        return dtype.with_context(|| checkpoint.config_place().to_owned());
+    }
     let names = checkpoint.names();
     let first = names.first().with_context(|| format!("{}: no tensors", checkpoint.config_place()))?;
     Ok(Dtype::of(checkpoint.stored(first)?.format))

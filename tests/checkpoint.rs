@@ -65,7 +65,7 @@ fn sharded() -> tempfile::TempDir {
     let sharded = tempfile::tempdir().unwrap();
     let plan = checkpoint.names().into_iter().map(|name| {
         let shape = checkpoint.stored(name).unwrap().shape;
-        Planned { name: name.to_owned(), dtype: Dtype::F32, shape }
+        Planned { name: name.to_owned(), dtype: Dtype::F32, shape, nf4: false }
     });
     let mut writer = Writer::create(sharded.path(), plan.collect(), 40_000).unwrap();
     for name in checkpoint.names() {

@@ -1,9 +1,10 @@
-//! One checkpoint made into another: a dense model into a mixture, an adapter merged into its base.
+//! One checkpoint made into another: a dense model into a mixture, an adapter merged into its base, a model in NF4.
 //!
-//! Both walk the tensors in the order a decoder does, hold one at a time, and write a Hugging Face folder that stands
+//! All walk the tensors in the order a decoder does, hold one at a time, and write a Hugging Face folder that stands
 //! alone: weights, `config.json`, tokenizer.
 
 pub mod merge;
+pub mod quantize;
 pub mod upcycle;
 
 use std::path::Path;
@@ -29,6 +30,13 @@ fn write_beside(out: &Path, config: &Value, tokenizer: &Tokenizer) -> Result<()>
     let path = out.join("config.json");
     std::fs::write(&path, format!("{config:#}\n")).with_context(|| path.display().to_string())?;
     tokenizer.save(out)
+}
+
+/// Forgets that the source was quantised: what is written from it is not.
+fn not_quantized(config: &mut Value) {
+    if let Some(fields) = config.as_object_mut() {
+        fields.shift_remove("quantization_config");
+    }
 }
 
 /// States the weights' dtype under the key the configuration uses for it (`torch_dtype`; transformers 5: `dtype`).

@@ -228,6 +228,7 @@ impl Target {
             start: place.start,
             end: place.end,
             rows,
+            absmax: None,
         };
         match self {
             Target::Same(name) => Ok(vec![(name, whole(RowOrder::Same))]),

@@ -192,10 +192,10 @@ fn fused(
     for (expert, factors) in split.into_iter().enumerate() {
         if gate_up {
             let (w1, w3) = gate_and_up(factors)?;
-            pairs.push(pair(names::expert(layer, expert, ExpertPart::W1), w1));
-            pairs.push(pair(names::expert(layer, expert, ExpertPart::W3), w3));
+            pairs.push(pair(names::expert(config, layer, expert, ExpertPart::W1), w1));
+            pairs.push(pair(names::expert(config, layer, expert, ExpertPart::W3), w3));
         } else {
-            pairs.push(pair(names::expert(layer, expert, ExpertPart::W2), factors));
+            pairs.push(pair(names::expert(config, layer, expert, ExpertPart::W2), factors));
         }
     }
     Ok(pairs)
