@@ -43,7 +43,7 @@ pub struct ModelId {
     pub dtype: String,
     /// How frozen weights are held, by the checkpoint or because it was asked for: "nf4".
     pub quantization: Option<String>,
-    /// Which engine computed, and its numerics version: "candle-cpu-1", "scripted".
+    /// Which engine computed, and its numerics version: "cpu-1-fused", "scripted".
     pub engine: String,
 }
 
@@ -66,7 +66,7 @@ impl ModelId {
         adapter: Option<&Path>,
         dtype: Option<Dtype>,
         quantization: Option<Quantization>,
-        engine: &str,
+        engine: impl Fn(Dtype) -> String,
         file_digest: &mut dyn FnMut(&Path) -> Result<String>,
     ) -> Result<ModelId> {
         let checkpoint = Checkpoint::open(path)?;
@@ -93,7 +93,7 @@ impl ModelId {
             tokenizer: digest_of(&tokenizer, file_digest)?,
             dtype: dtype.name().to_owned(),
             quantization: quantization.map(|held| held.name().to_owned()),
-            engine: engine.to_owned(),
+            engine: engine(dtype),
         })
     }
 

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use fireval::digest::{sha256_file, sha256_hex};
+use fireval::model::adapter::{Adapter, LoraPair, Matrix};
 use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use fireval::model::config::ModelConfig;
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::names;
 use fireval::model::packed::Packed;
 use fireval::model_id::ModelId;
+use fireval::transform::merge::merge;
 use fireval::transform::quantize::quantize;
 use fireval::weights::nf4::{Absmax, Nf4};
 use fireval::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
@@ -153,7 +155,8 @@ fn a_quantised_folder_is_the_model_quantised_on_loading() {
 #[test]
 fn its_identity_says_nf4_and_the_dtype_it_computes_in() {
     for (kind, dtype) in [("double", "bf16"), ("plain", "f32")] {
-        let id = ModelId::of_checkpoint(&fixture(kind), None, None, None, &mut sha256_file).unwrap();
+        let id =
+            ModelId::of_checkpoint(&fixture(kind), None, None, None, |_| "test".to_owned(), &mut sha256_file).unwrap();
         assert_eq!((id.dtype.as_str(), id.quantization.as_deref()), (dtype, Some("nf4")));
     }
 }
@@ -163,6 +166,27 @@ fn what_is_in_nf4_is_not_quantised_again() {
     let out = tempfile::tempdir().unwrap();
     let error = message(quantize(&fixture("double"), out.path(), None));
     assert!(error.contains("in NF4 already"), "{error}");
+}
+
+#[test]
+fn an_adapter_merges_into_a_model_that_is_not_quantised_any_more() {
+    let (original, folders) = (original(), tempfile::tempdir().unwrap());
+    let (quantized, merged) = (folders.path().join("quantized"), folders.path().join("merged"));
+    quantize(original.path(), &quantized, None).unwrap();
+    let row = |value, columns| Matrix { rows: 1, columns, values: vec![value; columns] };
+    let b = Matrix { rows: 64, columns: 1, ..row(0.5, 64) };
+    let module = "model.layers.0.self_attn.q_proj".to_owned();
+    let adapter = Adapter { pairs: vec![LoraPair { module: module.clone(), scale: 2.0, a: row(0.25, 64), b }] };
+    merge(&quantized, &adapter, &merged, None).unwrap();
+    let ((before, _), (after, _)) = (open(&quantized), open(&merged));
+    assert!(after.config_json().get("quantization_config").is_none());
+    for name in before.names() {
+        let (before, after) = (before.stored(name).unwrap(), after.stored(name).unwrap());
+        assert_eq!(after.format, if before.format == Format::Nf4 { Format::F32 } else { before.format }, "{name}");
+        let update = if name == names::weight(&module) { 2.0 * 0.5 * 0.25 } else { 0.0 };
+        let expected: Vec<f32> = before.to_f32().unwrap().iter().map(|value| value + update).collect();
+        assert_eq!(after.to_f32().unwrap(), expected, "{name}");
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub fn run(measurement: &mut Measurement, spec: &ModelSpec) -> Result<Verdict> {
     let (config, tokenizer) = (spec.config()?, spec.tokenizer()?);
     let (protocol, memory) = (measurement.conditions.protocol, measurement.memory());
     let questions = measurement.questions(spec)?;
-    let probe = spec.probe()?;
+    let probe = spec.probe(memory)?;
     let progress = Progress::new(&spec.name, "documents");
     let encoder = Encoder {
         tokenizer: &tokenizer,

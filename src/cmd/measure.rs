@@ -47,7 +47,7 @@ pub struct MeasureFlags {
 /// With what a model is run; scores do not depend on memory or threads.
 #[derive(Args, Clone, Copy)]
 pub struct RunFlags {
-    /// Whose arithmetic runs the model [default: candle].
+    /// Whose arithmetic runs the model [default: cpu].
     #[arg(long)]
     decoder: Option<Home>,
     /// The most memory to use, as 2GiB [default: half of what is free].

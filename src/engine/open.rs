@@ -5,13 +5,16 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::ValueEnum;
+use half::bf16;
 
 use super::budget::{Limits, Memory};
 use super::local::LocalEngine;
 use super::{Engine, cost};
+use crate::kernel::{Element, Isa};
 use crate::model::adapter::peft;
 use crate::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
+use crate::model::cpu::{self, CpuDecoder};
 use crate::model::decoder::{Decoder, Footprint};
 use crate::model_id::ModelId;
 use crate::tokenizer::Tokenizer;
@@ -21,16 +24,20 @@ use crate::weights::writer::Dtype;
 /// Where a decoder's arithmetic is at home.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Home {
-    /// candle's tensors.
+    /// Kernels of our own.
     #[default]
+    Cpu,
+    /// candle's tensors.
     Candle,
 }
 
 impl Home {
-    /// What an identity says of it, with a number that grows when its arithmetic changes.
-    pub fn engine(self) -> &'static str {
+    /// What an identity says of it for a model of that dtype: a number that grows when the arithmetic changes, and what
+    /// this processor makes of products and sums where that shows in the last bits.
+    pub fn engine(self, dtype: Dtype) -> String {
         match self {
-            Home::Candle => "candle-cpu-1",
+            Home::Cpu => format!("cpu-1-{}", Isa::best().arithmetic(dtype == Dtype::BF16)),
+            Home::Candle => "candle-cpu-1".to_owned(),
         }
     }
 }
@@ -49,11 +56,13 @@ pub struct Place<'a> {
 pub fn open(place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
     let checkpoint = Checkpoint::open(place.checkpoint)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
-    match place.home {
-        Home::Candle => {
-            let held = Held { dtype: Dtype::parse(&id.dtype)?, nf4: id.quantization.is_some() };
-            engine(candle(&checkpoint, &config, held)?, place, id, memory)
+    let held = Held { dtype: Dtype::parse(&id.dtype)?, nf4: id.quantization.is_some() };
+    match (place.home, held.dtype) {
+        (Home::Cpu, Dtype::BF16) => engine(cpu::<bf16>(checkpoint, &config, held, memory)?, place, id, memory),
+        (Home::Cpu, Dtype::F32 | Dtype::F16) => {
+            engine(cpu::<f32>(checkpoint, &config, held, memory)?, place, id, memory)
         }
+        (Home::Candle, _) => engine(candle(&checkpoint, &config, held)?, place, id, memory),
     }
 }
 
@@ -74,12 +83,23 @@ pub struct Probe {
 }
 
 /// Times one layer of the model of `place`, without loading the others.
-pub fn probe(place: Place, held: Held) -> Result<Probe> {
+pub fn probe(place: Place, held: Held, memory: Memory) -> Result<Probe> {
     let checkpoint = Checkpoint::open(place.checkpoint)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
-    match place.home {
-        Home::Candle => probe_layer(&config, |config| candle(&checkpoint, config, held)),
+    match (place.home, held.dtype) {
+        (Home::Cpu, Dtype::BF16) => probe_cpu::<bf16>(place.checkpoint, &config, held, memory),
+        (Home::Cpu, Dtype::F32 | Dtype::F16) => probe_cpu::<f32>(place.checkpoint, &config, held, memory),
+        (Home::Candle, _) => probe_layer(&config, |config| candle(&checkpoint, config, held)),
     }
+}
+
+fn probe_cpu<E: Element>(path: &Path, config: &ModelConfig, held: Held, memory: Memory) -> Result<Probe> {
+    let load = |config: &ModelConfig, memory| cpu::<E>(Checkpoint::open(path)?, config, held, memory);
+    let mut probe = probe_layer(config, |config| load(config, Memory(u64::MAX)))?;
+    if probe.footprint.fixed as u64 > memory.0 {
+        probe.footprint = load(config, memory)?.footprint(); // it will stream, which takes no loading
+    }
+    Ok(probe)
 }
 
 fn probe_layer<D: Decoder>(config: &ModelConfig, load: impl Fn(&ModelConfig) -> Result<D>) -> Result<Probe> {
@@ -105,12 +125,21 @@ fn engine<D: Decoder + 'static>(mut decoder: D, place: Place, id: &ModelId, memo
     Ok(Box::new(LocalEngine::new(id.clone(), decoder, tokenizer, Limits::of(memory))))
 }
 
+fn cpu<E: Element>(checkpoint: Checkpoint, config: &ModelConfig, held: Held, memory: Memory) -> Result<CpuDecoder<E>> {
+    let options = cpu::LoadOptions {
+        isa: Isa::best(),
+        rounded_to_f16: held.dtype == Dtype::F16,
+        nf4: held.nf4,
+        memory: memory.0,
+    };
+    CpuDecoder::load(checkpoint, config, &options)
+}
+
 fn candle(checkpoint: &Checkpoint, config: &ModelConfig, held: Held) -> Result<CandleDecoder> {
     let numerics = match held.dtype {
         Dtype::F32 => Numerics::F32,
         Dtype::BF16 => Numerics::BF16,
         Dtype::F16 => Numerics::F16,
     };
-    let options = LoadOptions { device: Device::Cpu, numerics, nf4: held.nf4 };
-    CandleDecoder::load(checkpoint, config, &options)
+    CandleDecoder::load(checkpoint, config, &LoadOptions { device: Device::Cpu, numerics, nf4: held.nf4 })
 }

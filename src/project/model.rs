@@ -79,7 +79,7 @@ impl ModelSpec {
         }
         let mut digests = store.file_digests();
         let adapter = self.adapter.as_deref();
-        let engine = self.home.engine();
+        let engine = |dtype| self.home.engine(dtype);
         let mut file_digest = |file: &Path| digests.of(file);
         let path = self.checkpoint()?;
         ModelId::of_checkpoint(&path, adapter, self.dtype, self.quantization, engine, &mut file_digest)
@@ -97,12 +97,12 @@ impl ModelSpec {
     }
 
     /// How fast one layer of it runs here, and what all of it would need.
-    pub fn probe(&self) -> Result<Probe> {
+    pub fn probe(&self, memory: Memory) -> Result<Probe> {
         let path = self.checkpoint()?;
         let place = Place { checkpoint: &path, adapter: self.adapter.as_deref(), home: self.home };
         let dtype = self.dtype.map_or_else(|| own_dtype(&Checkpoint::open(&path)?), Ok)?;
         let held = Held { dtype, nf4: self.quantization == Some(Quantization::Nf4) };
-        open::probe(place, held).with_context(|| format!("model `{}`", self.name))
+        open::probe(place, held, memory).with_context(|| format!("model `{}`", self.name))
     }
 
     /// Its shape.

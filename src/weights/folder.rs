@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Checkpoint, Entry, Format, Mapped, RowOrder, bitsandbytes, fused};
+use super::{Checkpoint, Conversion, Entry, Format, Mapped, bitsandbytes, fused};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -116,7 +116,7 @@ fn header(file: &Mapped, index: usize) -> Result<BTreeMap<String, Entry>> {
             let format = format_of(info.dtype);
             let shape = info.shape.clone();
             let (start, end) = (start + from, start + to);
-            (name, Entry { file: index, format, shape, start, end, rows: RowOrder::Same, absmax: None })
+            (name, Entry { file: index, format, shape, start, end, conversion: Conversion::None, absmax: None })
         })
         .collect())
 }

@@ -20,6 +20,11 @@ pub(super) fn apart(entries: BTreeMap<String, Entry>, config: &Value) -> Result<
     }
     let parts = entries.into_iter().map(|(name, entry)| {
         let parts = parts(&name, &entry, config).with_context(|| format!("tensor `{name}`"))?;
+        let is_cut = parts.is_some() && entry.absmax.is_some();
+        ensure!(
+            !is_cut,
+            "tensor `{name}` is fused and in 4 bits, which does not open; take the unquantised checkpoint"
+        );
         Ok(parts.unwrap_or_else(|| vec![(name, entry)]))
     });
     Ok(parts.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
@@ -27,9 +32,8 @@ pub(super) fn apart(entries: BTreeMap<String, Entry>, config: &Value) -> Result<
 
 /// The parts of a fused tensor by their own names; `None` for one that is not fused.
 pub(super) fn parts(name: &str, entry: &Entry, config: &Value) -> Result<Option<Vec<(String, Entry)>>> {
-    let rows = entry.shape[0];
     if let Some(layer) = name.strip_suffix(QUERIES_KEYS_VALUES) {
-        let (heads, key_value_heads) = heads(config)?;
+        let (rows, (heads, key_value_heads)) = (rows(entry)?, heads(config)?);
         let all = heads + 2 * key_value_heads;
         ensure!(
             rows.is_multiple_of(all),
@@ -40,8 +44,17 @@ pub(super) fn parts(name: &str, entry: &Entry, config: &Value) -> Result<Option<
         return Ok(Some(ranges(&format!("{layer}.self_attn"), entry, &counts)));
     }
     let Some(layer) = name.strip_suffix(GATE_AND_UP) else { return Ok(None) };
+    let rows = rows(entry)?;
     ensure!(rows.is_multiple_of(2), "{rows} rows do not divide into gate and up");
     Ok(Some(ranges(&format!("{layer}.mlp"), entry, &[("gate_proj", rows / 2), ("up_proj", rows / 2)])))
+}
+
+/// Rows that can be told apart: those of NF4 are not, their absmax run on from row to row.
+fn rows(entry: &Entry) -> Result<usize> {
+    ensure!(entry.absmax.is_none(), "fused and in NF4; take the checkpoint that is not quantised");
+    let rows = entry.shape.first().copied().unwrap_or(0);
+    ensure!(rows > 0 && entry.shape.len() == 2, "shape {:?} is not that of a matrix", entry.shape);
+    Ok(rows)
 }
 
 fn heads(config: &Value) -> Result<(usize, usize)> {
@@ -69,7 +82,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::weights::{Format, RowOrder};
+    use crate::weights::{Conversion, Format};
 
     fn entry(shape: &[usize]) -> Entry {
         let bytes = 4 * shape.iter().product::<usize>();
@@ -79,7 +92,8 @@ mod tests {
             shape: shape.to_vec(),
             start: 100,
             end: 100 + bytes,
-            rows: RowOrder::Same,
+            conversion: Conversion::None,
+            absmax: None,
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Two kinds of files open: Hugging Face folders ([`folder`]) and GGUF files ([`gguf`] reads the container,
 //! [`llama_cpp`] gives its tensors the hub's names). Both become one list of byte ranges in mapped files, so nothing is
-//! read before it is asked for. Invariant: every range of an open checkpoint lies inside its file and is as long as its
-//! shape and format say; what a file claims is checked once, in `open`.
+//! read before it is asked for; [`stream`] reads the same ranges where a model does not fit in memory. Invariant: every
+//! range of an open checkpoint lies inside its file and is as long as its shape and format say; what a file claims is
+//! checked once, in `open`.
 
 pub mod bitsandbytes;
 mod decode;
@@ -12,6 +13,7 @@ mod fused;
 pub mod gguf;
 mod llama_cpp;
 pub mod nf4;
+pub mod stream;
 pub mod writer;
 
 use std::borrow::Cow;
@@ -119,14 +121,16 @@ impl Stored<'_> {
     }
 }
 
-/// How rows lie in the file compared with the hub's order.
+/// What a converter did to the hub's tensor; undone when it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RowOrder {
-    Same,
+enum Conversion {
+    None,
     /// llama.cpp's order of query and key rows: the two halves of each of `heads` heads interleaved.
     Interleaved {
         heads: usize,
     },
+    /// One is added to each number, which is an f32: Gemma's norms.
+    OneAdded,
 }
 
 /// A run of bytes in one of the files.
@@ -153,7 +157,7 @@ struct Entry {
     shape: Vec<usize>,
     start: usize,
     end: usize,
-    rows: RowOrder,
+    conversion: Conversion,
     /// Of NF4 and of nothing else.
     absmax: Option<AbsmaxPlace>,
 }
@@ -174,9 +178,9 @@ impl Entry {
         extents
     }
 
-    /// The tensor, given the bytes of any of its extents; an encoding that is not read here is the error.
-    fn stored<'a>(&self, bytes: impl Fn(Extent) -> &'a [u8]) -> std::result::Result<Stored<'a>, String> {
-        let format = self.format.clone()?;
+    /// The tensor, given the bytes of any of its extents. An encoding that is not read here is an error.
+    fn stored<'a>(&self, bytes: impl Fn(Extent) -> &'a [u8]) -> Result<Stored<'a>> {
+        let format = self.format.clone().map_err(anyhow::Error::msg)?;
         let absmax = self.absmax.as_ref().map(|place| match place {
             AbsmaxPlace::Plain(values) => Absmax::Plain(floats(bytes(*values))),
             AbsmaxPlace::Double { codes, scales, offset } => {
@@ -184,9 +188,10 @@ impl Entry {
             }
         });
         let numbers = bytes(self.extent());
-        let bytes = match self.rows {
-            RowOrder::Same => Cow::Borrowed(numbers),
-            RowOrder::Interleaved { heads } => Cow::Owned(halves_apart(numbers, self.shape[0], heads)),
+        let bytes = match self.conversion {
+            Conversion::None => Cow::Borrowed(numbers),
+            Conversion::Interleaved { heads } => Cow::Owned(halves_apart(numbers, self.shape[0], heads)),
+            Conversion::OneAdded => Cow::Owned(minus_one(numbers)),
         };
         Ok(Stored { format, shape: self.shape.clone(), bytes, absmax })
     }
@@ -281,12 +286,17 @@ impl Checkpoint {
 
     /// The tensor of that name with whatever shape it has.
     pub fn stored(&self, name: &str) -> Result<Stored<'_>> {
+        self.entry(name)?.stored(|extent| &self.files[extent.file].map[extent.start..extent.end])
+    }
+
+    /// Where the tensor lies; a missing one, and an encoding that is not read here, are errors.
+    fn entry(&self, name: &str) -> Result<&Entry> {
         let entry = self.entries.get(name).ok_or_else(|| self.missing(name))?;
-        let file = &self.files[entry.file];
-        let stored = entry.stored(|extent| &self.files[extent.file].map[extent.start..extent.end]);
-        stored.map_err(|encoding| {
-            anyhow!("{}: tensor `{name}` is {encoding}; f32, f16 and bf16 weights open", file.path.display())
-        })
+        if let Err(encoding) = &entry.format {
+            let file = self.files[entry.file].path.display();
+            bail!("{file}: tensor `{name}` is {encoding}; f32, f16 and bf16 weights open");
+        }
+        Ok(entry)
     }
 
     /// Whether a tensor is stored in that format.
@@ -326,6 +336,12 @@ fn halves_apart(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
         moved.extend_from_slice(&bytes[source * row_bytes..][..row_bytes]);
     }
     moved
+}
+
+/// Of f32 numbers. Near one, where norms are, this loses nothing: adding the one again gives the same bits.
+fn minus_one(bytes: &[u8]) -> Vec<u8> {
+    let words = bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    words.flat_map(|number| (number - 1.0).to_le_bytes()).collect()
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+//! What a config.json says and leaves out.
+
 use serde_json::json;
 
 use super::*;

@@ -269,13 +269,15 @@ impl<E: Element> Path<E> {
         for (depth, &segment) in chain.iter().enumerate() {
             let Range { start, end } = segment_rows(packed, segment);
             let wanted = if segment == piece.segment { piece.queries.end } else { end - start };
-            let there = self.links.get(depth).map_or(0, |&(_, rows)| rows);
-            for row in start + there..start + wanted.max(there) {
+            if depth == self.links.len() {
+                self.links.push((segment, 0));
+            }
+            let there = &mut self.links[depth].1;
+            for row in start + *there..start + wanted {
                 let at = row * source.step..(row + 1) * source.step;
                 self.key_values.push(&source.keys[at.clone()], &source.values[at]);
             }
-            self.links.truncate(depth);
-            self.links.push((segment, wanted.max(there)));
+            *there = wanted.max(*there);
         }
     }
 }

@@ -90,10 +90,11 @@ impl<E: Element> CpuDecoder<E> {
         pasts: &mut Pasts<Past<E>>,
     ) -> Result<()> {
         let positions = packed.segments.iter().map(|segment| segment.position + segment.len).max().unwrap_or(0);
+        let visited = self.weights.visit(index)?;
         let visit = Visit {
             index,
             layer: &self.layers[index],
-            weights: self.weights.layer(index)?,
+            weights: visited.matrices()?,
             packed,
             angles: self.rotary.angles(index, positions),
         };

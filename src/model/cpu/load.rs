@@ -11,6 +11,7 @@ use super::workspace::Workspace;
 use crate::kernel::product::Kernels;
 use crate::kernel::{Element, Isa, Pool};
 use crate::model::config::ModelConfig;
+use crate::model::decoder::{Decoder, Footprint};
 use crate::model::names;
 use crate::weights::Checkpoint;
 
@@ -22,10 +23,18 @@ pub struct LoadOptions {
     pub rounded_to_f16: bool,
     /// Holds every linear of the layers (attention, experts, router) in NF4 with double quantisation.
     pub nf4: bool,
+    /// Bytes that the process may use: layers are streamed where all of them and some tokens do not fit.
+    pub memory: u64,
 }
 
 /// Tokens that a dense layer takes at a time: packing a panel is a hundredth of multiplying it.
 const CHUNK: usize = 2048;
+/// Below this, packing shows.
+const SMALLEST_CHUNK: usize = 256;
+/// A wave of fewer tokens would read a streamed layer for too little work.
+const SOME_TOKENS: usize = 4096;
+/// The program beside its model.
+const ASIDE: u64 = 128 << 20;
 
 impl<E: Element> CpuDecoder<E> {
     pub fn load(checkpoint: Checkpoint, config: &ModelConfig, options: &LoadOptions) -> Result<CpuDecoder<E>> {
@@ -35,13 +44,13 @@ impl<E: Element> CpuDecoder<E> {
             "products in bf16 need even widths, and this model has {widths:?}; run it with `--dtype f32`"
         );
         let mut weights = Weights::new(checkpoint, config, options.rounded_to_f16);
-        if options.nf4 {
+        if options.nf4 && !weights.are_nf4()? {
             weights.quantize()?;
         }
         let reader = Reader { checkpoint: weights.checkpoint(), config, round: rounding::<E>(options.rounded_to_f16) };
         let layers = (0..config.num_hidden_layers).map(|index| reader.layer(index)).collect::<Result<_>>()?;
         let norm = reader.norm(names::NORM, config.hidden_size)?;
-        Ok(CpuDecoder {
+        let mut decoder = CpuDecoder {
             config: config.clone(),
             kernels: Kernels::new(options.isa),
             f32_kernels: Kernels::new(options.isa),
@@ -52,7 +61,24 @@ impl<E: Element> CpuDecoder<E> {
             chunk: CHUNK * config.mixture.map_or(1, |mixture| mixture.experts.div_ceil(mixture.top_k)),
             paths: Pool::default(),
             workspace: Workspace::new().into(),
-        })
+        };
+        decoder.fit_into(options)?;
+        Ok(decoder)
+    }
+
+    /// Streams the layers, and takes fewer tokens at a time, where memory asks for it.
+    fn fit_into(&mut self, options: &LoadOptions) -> Result<()> {
+        let resident = |decoder: &CpuDecoder<E>| {
+            let Footprint { fixed, per_token, .. } = decoder.footprint();
+            (fixed + per_token * SOME_TOKENS) as u64 + ASIDE
+        };
+        if resident(self) > options.memory && !options.nf4 {
+            self.weights.stream()?;
+        }
+        while resident(self) > options.memory && self.chunk > SMALLEST_CHUNK {
+            self.chunk /= 2;
+        }
+        Ok(())
     }
 }
 

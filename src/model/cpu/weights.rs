@@ -1,4 +1,5 @@
-//! Where a layer's frozen matrices come from: mapped files, or 4-bit copies made when the model was opened.
+//! Where a layer's frozen matrices come from: mapped files where all of them fit into memory, 4-bit copies made when the
+//! model was opened, or a stream that reads the next layer while this one computes.
 
 use anyhow::Result;
 
@@ -6,30 +7,48 @@ use crate::kernel::Matrix;
 use crate::model::config::ModelConfig;
 use crate::model::names;
 use crate::weights::nf4::Nf4;
+use crate::weights::stream::{self, LayerStream};
 use crate::weights::{Checkpoint, Stored};
 
 /// The frozen matrices of a model.
 pub struct Weights {
     checkpoint: Checkpoint,
-    /// Tensor names of each layer's linears, in the order of [`names::linears`].
+    /// The linears of each layer, in the order of [`names::linears`].
     linears: Vec<Vec<Linear>>,
     head: Linear,
     embedding: Linear,
-    /// Instead of the checkpoint's linears.
-    quantized: Option<Vec<Vec<Nf4<'static>>>>,
+    layers: Layers,
     rounded_to_f16: bool,
 }
 
+/// A matrix in the checkpoint.
 pub struct Linear {
     tensor: String,
     shape: [usize; 2],
 }
 
-/// One layer's matrices while it is visited.
+/// How the layers' linears are held.
+enum Layers {
+    Mapped,
+    Quantized(Vec<Vec<Nf4<'static>>>),
+    Streamed(LayerStream),
+}
+
+/// A layer while it is visited: a streamed one is in memory as long as this is.
+pub struct Visited<'a> {
+    weights: &'a Weights,
+    layer: usize,
+    streamed: Option<stream::Layer<'a>>,
+}
+
+/// The matrices of a visited layer.
 pub enum LayerWeights<'a> {
     Stored { linears: Vec<Stored<'a>>, rounded_to_f16: bool },
     Quantized { linears: &'a [Nf4<'static>], shapes: &'a [Linear] },
 }
+
+/// Buffers of a stream: one for the layer in hand, one for the next.
+const SLOTS: usize = 2;
 
 impl Weights {
     pub fn new(checkpoint: Checkpoint, config: &ModelConfig, rounded_to_f16: bool) -> Weights {
@@ -44,7 +63,7 @@ impl Weights {
             linears: (0..config.num_hidden_layers).map(of_layer).collect(),
             head: linear(head, vocabulary),
             embedding: linear(names::EMBEDDING, vocabulary),
-            quantized: None,
+            layers: Layers::Mapped,
             checkpoint,
             rounded_to_f16,
         }
@@ -54,36 +73,61 @@ impl Weights {
         &self.checkpoint
     }
 
-    /// Holds every linear of the layers in 4 bits from here on.
+    /// Holds every linear of the layers in 4 bits from here on; one that is stored so is taken as it is.
     pub fn quantize(&mut self) -> Result<()> {
         let quantize = |linear: &Linear| -> Result<Nf4<'static>> {
-            let values = self.checkpoint.tensor(&linear.tensor, &linear.shape)?.to_f32()?;
-            Nf4::quantize(&values, true).map_err(|error| error.context(format!("tensor {}", linear.tensor)))
+            let stored = self.stored(linear)?;
+            if let Some(nf4) = stored.nf4() {
+                return Ok(nf4.into_owned());
+            }
+            let quantized = Nf4::quantize(&stored.to_f32()?, true);
+            quantized.map_err(|error| error.context(format!("tensor {}", linear.tensor)))
         };
         let layer = |linears: &Vec<Linear>| linears.iter().map(quantize).collect();
-        self.quantized = Some(self.linears.iter().map(layer).collect::<Result<_>>()?);
+        self.layers = Layers::Quantized(self.linears.iter().map(layer).collect::<Result<_>>()?);
         Ok(())
+    }
+
+    /// Reads each layer when it is visited from here on.
+    pub fn stream(&mut self) -> Result<()> {
+        let names = |linears: &Vec<Linear>| linears.iter().map(|linear| linear.tensor.clone()).collect();
+        let groups: Vec<Vec<String>> = self.linears.iter().map(names).collect();
+        self.layers = Layers::Streamed(LayerStream::new(&self.checkpoint, &groups, SLOTS)?);
+        Ok(())
+    }
+
+    /// Whether the linears are stored in 4 bits as they are.
+    pub fn are_nf4(&self) -> Result<bool> {
+        let first = self.linears.first().and_then(|linears| linears.first());
+        first.map_or(Ok(false), |linear| Ok(self.stored(linear)?.nf4().is_some()))
     }
 
     /// Bytes in memory when all of it has been used.
     pub fn bytes(&self) -> usize {
-        let held = |layers: &Vec<Vec<Nf4<'static>>>| layers.iter().flatten().map(Nf4::bytes).sum::<usize>();
-        match &self.quantized {
-            None => self.checkpoint.weights_bytes() as usize,
-            Some(layers) => held(layers) + 4 * self.head.shape[0] * self.head.shape[1],
+        let ends = self.end_bytes();
+        match &self.layers {
+            Layers::Mapped => self.checkpoint.weights_bytes() as usize,
+            Layers::Quantized(layers) => layers.iter().flatten().map(Nf4::bytes).sum::<usize>() + ends,
+            Layers::Streamed(stream) => stream.footprint() + ends,
         }
     }
 
-    /// The matrices of a layer.
-    pub fn layer(&self, layer: usize) -> Result<LayerWeights<'_>> {
-        let linears = &self.linears[layer];
-        match &self.quantized {
-            Some(quantized) => Ok(LayerWeights::Quantized { linears: &quantized[layer], shapes: linears }),
-            None => Ok(LayerWeights::Stored {
-                linears: linears.iter().map(|linear| self.stored(linear)).collect::<Result<_>>()?,
-                rounded_to_f16: self.rounded_to_f16,
-            }),
+    /// Embedding and head, which are mapped in any case.
+    fn end_bytes(&self) -> usize {
+        let bytes = |linear: &Linear| self.stored(linear).map_or(0, |stored| stored.bytes.len());
+        if self.head.tensor == self.embedding.tensor {
+            return bytes(&self.head);
         }
+        bytes(&self.head) + bytes(&self.embedding)
+    }
+
+    /// A layer, in memory from here on. A read that fails is an error that names file and tensor.
+    pub fn visit(&self, layer: usize) -> Result<Visited<'_>> {
+        let streamed = match &self.layers {
+            Layers::Streamed(stream) => Some(stream.layer(layer)?),
+            Layers::Mapped | Layers::Quantized(_) => None,
+        };
+        Ok(Visited { weights: self, layer, streamed })
     }
 
     pub fn head(&self) -> Result<Stored<'_>> {
@@ -100,6 +144,21 @@ impl Weights {
 
     fn stored(&self, linear: &Linear) -> Result<Stored<'_>> {
         self.checkpoint.tensor(&linear.tensor, &linear.shape)
+    }
+}
+
+impl Visited<'_> {
+    pub fn matrices(&self) -> Result<LayerWeights<'_>> {
+        let shapes = &self.weights.linears[self.layer];
+        if let Layers::Quantized(layers) = &self.weights.layers {
+            return Ok(LayerWeights::Quantized { linears: &layers[self.layer], shapes });
+        }
+        let stored = |linear: &Linear| match &self.streamed {
+            Some(layer) => layer.stored(&linear.tensor),
+            None => self.weights.stored(linear),
+        };
+        let linears = shapes.iter().map(stored).collect::<Result<_>>()?;
+        Ok(LayerWeights::Stored { linears, rounded_to_f16: self.weights.rounded_to_f16 })
     }
 }
 
