@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use memmap2::Advice;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -49,6 +50,10 @@ pub(super) fn put_together(entries: &mut BTreeMap<String, Entry>, files: &[Mappe
         bail!("{place}: tensor `{name}` belongs to an LLM.int8 matrix; nf4 opens, and weights that are not quantised");
     }
     let states: Vec<String> = entries.keys().filter(|name| name.contains(STATE)).cloned().collect();
+    if states.is_empty() {
+        return Ok(());
+    }
+    advise(files, Advice::Random);
     for state in states {
         let name = state.split(STATE).next().unwrap_or_default().to_owned();
         let place = || format!("{}: the matrix `{name}`", file(&state, entries));
@@ -59,7 +64,16 @@ pub(super) fn put_together(entries: &mut BTreeMap<String, Entry>, files: &[Mappe
         }
         entries.insert(name, entry);
     }
+    advise(files, Advice::Normal);
     Ok(())
+}
+
+/// States and tables are small and lie far apart: without advice each would bring the kernel's read-ahead with it, which
+/// is seconds for a large model that is not in the page cache.
+fn advise(files: &[Mapped], advice: Advice) {
+    for file in files {
+        let _ = file.map.advise(advice); // advice that is not taken costs time and nothing else
+    }
 }
 
 /// The tensors of one matrix.

@@ -61,3 +61,10 @@ pub struct CpuDecoder<E: Element> {
 pub struct Hidden {
     states: Vec<f32>, // (tokens, hidden)
 }
+
+impl<E: Element> CpuDecoder<E> {
+    /// Whether layers are read when they are visited, because they do not fit into memory.
+    pub fn is_streamed(&self) -> bool {
+        self.weights.are_streamed()
+    }
+}

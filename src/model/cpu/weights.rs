@@ -96,6 +96,10 @@ impl Weights {
         Ok(())
     }
 
+    pub fn are_streamed(&self) -> bool {
+        matches!(self.layers, Layers::Streamed(_))
+    }
+
     /// Whether the linears are stored in 4 bits as they are.
     pub fn are_nf4(&self) -> Result<bool> {
         let first = self.linears.first().and_then(|linears| linears.first());
