@@ -31,7 +31,7 @@ def parser(text):
     made.add_argument("--fireval", type=pathlib.Path, default=default_fireval(), help="the binary to measure")
     data = os.environ.get("FIREVAL_DATA")
     made.add_argument("--data", type=pathlib.Path, default=data, help="the six benchmarks, as tasks/README.md has them")
-    made.add_argument("--out", type=pathlib.Path, default=pathlib.Path("peers"), help="folder for the tables")
+    made.add_argument("--out", type=pathlib.Path, default=REPOSITORY / "target" / "peers", help="tables")
     made.add_argument("--threads", type=int, default=os.cpu_count(), help="of every program")
     made.add_argument("--pairs", type=int, default=3, help="runs of each program, in turn")
     return made
