@@ -12,9 +12,8 @@ pub mod request;
 pub mod score;
 pub mod settings;
 pub mod stats;
-// 0 kernels
+// 1 kernels, weights and doors, one per heavy package
 pub mod kernel;
-// 1 weights and doors, one per heavy package
 pub mod weights;
 
 pub mod chat;

@@ -98,14 +98,15 @@ impl<E: Element> CpuDecoder<E> {
             packed,
             angles: self.rotary.angles(index, positions),
         };
-        let mut space = self.workspace.lock().expect("a walk that panicked has ended the program");
-        for first in (0..packed.len()).step_by(self.chunk) {
-            let rows = first..packed.len().min(first + self.chunk);
-            let states = &mut hidden.states[rows.start * self.width()..rows.end * self.width()];
-            self.attention(&visit, rows, states, pasts, &mut space);
-            self.feed_forward(&visit, states, &mut space);
-        }
-        self.begin_pasts(&visit, pasts, &mut space);
+        self.workspaces.with(|space| {
+            for first in (0..packed.len()).step_by(self.chunk) {
+                let rows = first..packed.len().min(first + self.chunk);
+                let states = &mut hidden.states[rows.start * self.width()..rows.end * self.width()];
+                self.attention(&visit, rows, states, pasts, space);
+                self.feed_forward(&visit, states, space);
+            }
+            self.begin_pasts(&visit, pasts, space);
+        });
         Ok(())
     }
 

@@ -7,7 +7,6 @@ use super::CpuDecoder;
 use super::layer::{Layer, Pairs};
 use super::rotary::Rotary;
 use super::weights::Weights;
-use super::workspace::Workspace;
 use crate::kernel::product::Kernels;
 use crate::kernel::{Element, Isa, Pool};
 use crate::model::config::ModelConfig;
@@ -60,7 +59,7 @@ impl<E: Element> CpuDecoder<E> {
             rotary: Rotary::new(config),
             chunk: CHUNK * config.mixture.map_or(1, |mixture| mixture.experts.div_ceil(mixture.top_k)),
             paths: Pool::default(),
-            workspace: Workspace::new().into(),
+            workspaces: Pool::default(),
         };
         decoder.fit_into(options)?;
         Ok(decoder)

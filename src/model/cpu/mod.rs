@@ -20,8 +20,6 @@ mod rotary;
 mod weights;
 mod workspace;
 
-use std::sync::Mutex;
-
 use half::bf16;
 
 pub use load::LoadOptions;
@@ -54,7 +52,7 @@ pub struct CpuDecoder<E: Element> {
     /// Tokens that a layer takes at a time.
     chunk: usize,
     paths: Pool<Path<E>>,
-    workspace: Mutex<Workspace<E>>,
+    workspaces: Pool<Workspace<E>>,
 }
 
 /// Hidden states of a wave.

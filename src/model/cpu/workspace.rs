@@ -1,7 +1,5 @@
 //! Buffers that every layer uses again: nothing is allocated while tokens walk.
 
-use crate::kernel::Element;
-
 /// Buffers grow to the largest use and stay.
 #[derive(Default)]
 pub struct Workspace<E> {
@@ -21,12 +19,6 @@ pub struct Workspace<E> {
     pub low_f32: Vec<f32>,    // the same for a router
     pub logits: Vec<f32>,     // (rows, experts)
     pub update: Vec<f32>,     // (rows, hidden), where it is normed before it is added
-}
-
-impl<E: Element> Workspace<E> {
-    pub fn new() -> Workspace<E> {
-        Workspace::default()
-    }
 }
 
 /// The first `count` numbers of a buffer, which grows if it must. What they hold is of an earlier use.
