@@ -77,7 +77,7 @@ fn tokens_are_counted_as_by_hand() {
     let latest = plan(&place, "choices.toml", &["--protocol", "lm-eval-latest"]);
     assert_eq!(figures(&latest, "choices"), ["3", "6", "20", "10", "10", "0.00 %", "0"], "{latest}");
     assert!(
-        shown.contains("leaderboard-v1") && shown.contains("GFLOP/s") && shown.contains("memory: about"),
+        shown.contains("leaderboard-v1") && shown.contains("GFLOP/s") && shown.contains("memory: up to"),
         "{shown}"
     );
 }

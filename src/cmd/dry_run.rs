@@ -72,7 +72,7 @@ fn shown(questions: &[Questions], plans: &[Plan], protocol: Protocol, probe: &Pr
          harness tokens: what {} sends through the model, {factor:.1} times what is computed here\n\
          time: at {:.0} GFLOP/s, timed just now on one layer of the model with {threads} threads; whatever else runs here \
          moves it, and answers that end early make it shorter\n\
-         memory: about {} of the {} allowed, with waves of {} tokens\n",
+         memory: up to {} of the {} allowed, with waves of {} tokens\n",
         protocol.name(),
         probe.speed / 1e9,
         peak(&all, room),

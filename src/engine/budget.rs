@@ -96,10 +96,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Waves large enough that products run at full speed and cut prefixes hardly count, and small enough that little is
-    /// lost when a run is interrupted.
+    /// Waves so large that cut prefixes hardly count, and small enough that little is lost when a run is interrupted.
+    /// (Products run at full speed from some hundred rows on.)
     pub fn of(memory: Memory) -> Limits {
-        Limits { memory, wave_tokens: 16_384, running: 256 }
+        Limits { memory, wave_tokens: 32_768, running: 256 }
     }
 }
 

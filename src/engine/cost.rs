@@ -11,16 +11,14 @@ use crate::model::packed::Packed;
 use crate::random::Random;
 
 /// Operations (a multiplication and its addition are two) that a model needs.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cost {
     /// A token through all linears of all layers, of a mixture only those experts that it uses.
     per_token: f64,
-    /// A token's attention to one earlier token, in all layers.
-    per_key: f64,
+    /// A token's attention to one token, in all layers that see equally far back, and how far that is.
+    per_key: Vec<(usize, f64)>,
     /// A row through the head.
     per_row: f64,
-    /// How far back attention sees.
-    window: usize,
 }
 
 impl Cost {
@@ -34,9 +32,8 @@ impl Cost {
         let active: f64 = names::linears(config, 0).iter().map(weights).sum();
         Cost {
             per_token: 2.0 * active * layers,
-            per_key: 4.0 * (config.num_attention_heads * config.head_dim) as f64 * layers,
+            per_key: per_key(config),
             per_row: 2.0 * (config.hidden_size * config.vocab_size) as f64,
-            window: config.sliding_window.unwrap_or(usize::MAX),
         }
     }
 
@@ -53,8 +50,21 @@ impl Cost {
     }
 
     fn token(&self, position: usize) -> f64 {
-        self.per_token + self.per_key * (position + 1).min(self.window) as f64
+        let keys = self.per_key.iter().map(|&(window, per_key)| per_key * (position + 1).min(window) as f64);
+        self.per_token + keys.sum::<f64>()
     }
+}
+
+fn per_key(config: &ModelConfig) -> Vec<(usize, f64)> {
+    let layer = 4.0 * (config.num_attention_heads * config.head_dim) as f64;
+    let mut per_key: Vec<(usize, f64)> = Vec::new();
+    for window in (0..config.num_hidden_layers).map(|layer| config.window(layer).unwrap_or(usize::MAX)) {
+        match per_key.iter_mut().find(|(known, _)| *known == window) {
+            Some((_, sum)) => *sum += layer,
+            None => per_key.push((window, layer)),
+        }
+    }
+    per_key
 }
 
 /// Sequences and tokens of each that are walked to time a decoder.
@@ -90,7 +100,7 @@ mod tests {
         });
         let dense = Cost::of(&ModelConfig::from_json(&json, "config.json").unwrap());
         // A layer: q and o 4 x 4, k and v 2 x 4, and three of 4 x 8: 48 + 96 weights.
-        assert_eq!(dense, Cost { per_token: 864.0, per_key: 48.0, per_row: 80.0, window: usize::MAX });
+        assert_eq!(dense, Cost { per_token: 864.0, per_key: vec![(usize::MAX, 48.0)], per_row: 80.0 });
         let mut packed = Packed::default();
         let prefix = packed.push(&[1, 2], None);
         packed.push(&[3], Some(prefix));
@@ -103,7 +113,7 @@ mod tests {
         json["sliding_window"] = json!(2);
         let mixture = Cost::of(&ModelConfig::from_json(&json, "config.json").unwrap());
         // One of four experts, and the router of 4 x 4.
-        assert_eq!(mixture, Cost { per_token: 960.0, per_key: 48.0, per_row: 80.0, window: 2 });
+        assert_eq!(mixture, Cost { per_token: 960.0, per_key: vec![(2, 48.0)], per_row: 80.0 });
         assert_eq!(mixture.walk(&packed, 0), 3.0 * 960.0 + (1.0 + 2.0 + 2.0) * 48.0);
     }
 }

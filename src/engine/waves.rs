@@ -16,7 +16,7 @@ use crate::model::decoder::Wanted;
 /// The first wave is small, so that scores begin to arrive.
 const FIRST: usize = 2048;
 /// A wave may end this share of its tokens early ...
-const EARLY: usize = 4;
+const EARLY: usize = 2;
 /// ... and that many tokens early to spare one that would be computed again.
 const WORTH: usize = 32;
 

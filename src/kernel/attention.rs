@@ -218,27 +218,29 @@ for_every_isa! {
         inverse: &mut f32,
     ) {
         let (from, to) = (visible.0 / LANES * LANES, visible.1.next_multiple_of(LANES));
-        let chunks = || (from..to).step_by(LANES);
+        // Beyond what is visible in the first and last chunk: a score of minus infinity has the weight 0.
+        scores[from..visible.0].fill(f32::NEG_INFINITY);
+        scores[visible.1..to].fill(f32::NEG_INFINITY);
+        let chunks = scores[from..to].as_chunks_mut::<LANES>().0;
+        let scale = match cap {
+            None => scale,
+            Some(cap) => {
+                let scores = chunks.as_flattened_mut().iter_mut();
+                scores.for_each(|score| *score = if *score == f32::NEG_INFINITY { *score } else { soft_cap::<FUSED>(*score * scale, cap) });
+                1.0
+            }
+        };
         let mut largest = [f32::NEG_INFINITY; LANES];
-        for (start, chunk) in chunks().zip(scores[from..to].as_chunks_mut::<LANES>().0) {
-            for (lane, (score, largest)) in chunk.iter_mut().zip(&mut largest).enumerate() {
-                *score *= scale;
-                if let Some(cap) = cap {
-                    *score = soft_cap::<FUSED>(*score, cap);
-                }
-                let index = start + lane;
-                let score = if index >= visible.0 && index < visible.1 { *score } else { f32::NEG_INFINITY };
-                *largest = if score > *largest { score } else { *largest };
+        for chunk in chunks.iter() {
+            for (score, largest) in chunk.iter().zip(&mut largest) {
+                *largest = if score > largest { *score } else { *largest };
             }
         }
         let peak = largest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
         let mut sums = [0f32; LANES];
-        let outputs = weights[from..to].as_chunks_mut::<LANES>().0;
-        for ((start, chunk), out) in chunks().zip(scores[from..to].as_chunks::<LANES>().0).zip(outputs) {
-            for (lane, ((score, sum), out)) in chunk.iter().zip(&mut sums).zip(out).enumerate() {
-                let index = start + lane;
-                let weight = exp::<FUSED>(score - peak);
-                let weight = if index >= visible.0 && index < visible.1 { weight } else { 0.0 };
+        for (chunk, out) in chunks.iter().zip(weights[from..to].as_chunks_mut::<LANES>().0) {
+            for ((score, sum), out) in chunk.iter().zip(&mut sums).zip(out) {
+                let weight = exp::<FUSED>((score - peak) * scale);
                 *sum += weight;
                 *out = E::from_f32(weight);
             }

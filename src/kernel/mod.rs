@@ -25,4 +25,4 @@ pub use element::Element;
 pub use isa::Isa;
 pub use matrix::{Blocks, Matrix, Numbers};
 pub use pool::Pool;
-pub use shared::Shared;
+pub use shared::{Shared, Strip};

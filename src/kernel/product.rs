@@ -49,8 +49,8 @@ pub fn padded<E: Element>(columns: usize) -> usize {
     columns.next_multiple_of(E::GROUP)
 }
 
-/// Rows of an item: the sums of so many (256 KB) stay in the second-level cache beside the panel.
-const ROWS_OF_AN_ITEM: usize = 1024;
+/// Rows of an item: the sums of so many (half a megabyte) stay in the second-level cache beside the panel.
+const ROWS_OF_AN_ITEM: usize = 2048;
 /// Below this, packing a panel costs more than multiplying it.
 const FEWEST_ROWS: usize = 48;
 /// Items for each thread, so that none waits long for the last.
@@ -80,7 +80,7 @@ impl<E: Element> Kernels<E> {
     pub fn multiply<const N: usize>(&self, count: usize, products: [&[Term<E>]; N], finish: impl Fn(Block<N>) + Sync) {
         let outputs = products[0][0].weight.rows;
         let panels = outputs.div_ceil(WIDTH);
-        let run = rows_of_an_item(count, panels);
+        let run = rows_of_an_item(count, panels, ROWS_OF_AN_ITEM / N);
         let runs = count.div_ceil(run.max(1));
         (0..panels * runs).into_par_iter().with_max_len(1).for_each(|item| {
             let (panel, first) = (item / runs, item % runs * run);
@@ -126,9 +126,9 @@ fn sum_terms<E: Element>(
 }
 
 /// How many rows go into one item. It decides who computes a row, never what comes out.
-fn rows_of_an_item(count: usize, panels: usize) -> usize {
+fn rows_of_an_item(count: usize, panels: usize, most: usize) -> usize {
     let enough = (ITEMS_A_THREAD * rayon::current_num_threads()).div_ceil(panels.max(1));
-    let runs = enough.max(count.div_ceil(ROWS_OF_AN_ITEM)).min(count.div_ceil(FEWEST_ROWS)).max(1);
+    let runs = enough.max(count.div_ceil(most)).min(count.div_ceil(FEWEST_ROWS)).max(1);
     count.div_ceil(runs).next_multiple_of(HEIGHT)
 }
 

@@ -1,8 +1,10 @@
-//! Row operations between products: norm, rotation, gates, residuals. Each works on whole rows, wherever they lie.
+//! Row operations between products: norm, rotation, gates, residuals. Some work on whole rows, some on the block of sums
+//! that a product has just finished ((rows, 64), see [`super::product::Block`]).
 
-use super::Element;
 use super::isa::for_every_isa;
 use super::math::{gelu_tanh, silu};
+use super::tile::WIDTH;
+use super::{Element, Strip};
 
 /// Sums that are made side by side: fixed, so that the order of additions is.
 const LANES: usize = 8;
@@ -89,19 +91,55 @@ for_every_isa! {
 }
 
 for_every_isa! {
-    /// `silu(gate) * up`.
-    pub fn silu_gate<E: Element>(gate: &[f32], up: &[f32], out: &mut [E]) {
-        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-            *out = E::from_f32(silu::<FUSED>(*gate) * up);
+    /// Adds a block's sums to rows of `out`.
+    pub fn add_block(sums: &[f32], out: Strip<f32>) {
+        let mut out = out;
+        let _ = FUSED;
+        for (row, sums) in sums.chunks_exact(WIDTH).enumerate() {
+            for (out, sum) in out.row(row).iter_mut().zip(sums) {
+                *out += sum;
+            }
         }
     }
 }
 
 for_every_isa! {
-    /// `gelu(gate) * up`, GELU by its tanh approximation.
-    pub fn gelu_gate<E: Element>(gate: &[f32], up: &[f32], out: &mut [E]) {
-        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-            *out = E::from_f32(gelu_tanh::<FUSED>(*gate) * up);
+    /// Puts a block's sums into rows of `out`, plus the bias of their columns where there is one.
+    pub fn put_block(sums: &[f32], bias: Option<&[f32]>, out: Strip<f32>) {
+        let mut out = out;
+        let _ = FUSED;
+        for (row, sums) in sums.chunks_exact(WIDTH).enumerate() {
+            let out = out.row(row);
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = *sum;
+            }
+            for (out, bias) in out.iter_mut().zip(bias.unwrap_or(&[])) {
+                *out += bias;
+            }
+        }
+    }
+}
+
+for_every_isa! {
+    /// `silu(gate) * up` of two blocks.
+    pub fn silu_block<E: Element>(gate: &[f32], up: &[f32], out: Strip<E>) {
+        let mut out = out;
+        for (row, (gate, up)) in gate.chunks_exact(WIDTH).zip(up.chunks_exact(WIDTH)).enumerate() {
+            for ((out, gate), up) in out.row(row).iter_mut().zip(gate).zip(up) {
+                *out = E::from_f32(silu::<FUSED>(*gate) * up);
+            }
+        }
+    }
+}
+
+for_every_isa! {
+    /// `gelu(gate) * up` of two blocks, GELU by its tanh approximation.
+    pub fn gelu_block<E: Element>(gate: &[f32], up: &[f32], out: Strip<E>) {
+        let mut out = out;
+        for (row, (gate, up)) in gate.chunks_exact(WIDTH).zip(up.chunks_exact(WIDTH)).enumerate() {
+            for ((out, gate), up) in out.row(row).iter_mut().zip(gate).zip(up) {
+                *out = E::from_f32(gelu_tanh::<FUSED>(*gate) * up);
+            }
         }
     }
 }
@@ -111,7 +149,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::kernel::Isa;
+    use crate::kernel::{Isa, Shared};
 
     #[test]
     fn a_norm_by_hand() {
@@ -140,19 +178,43 @@ mod tests {
     }
 
     #[test]
-    fn gates_and_sums() {
+    fn sums_and_scaled_sums() {
         for isa in Isa::supported() {
-            let mut out = [0f32; 2];
-            silu_gate(isa, &[0.0, 100.0], &[5.0, 2.0], &mut out);
-            assert_eq!(out, [0.0, 200.0]);
-            gelu_gate(isa, &[0.0, 100.0], &[5.0, 2.0], &mut out);
-            assert_eq!(out, [0.0, 200.0]);
+            let mut out = [0f32, 200.0];
             add(isa, &[1.0, -1.0], &mut out);
             add_scaled(isa, &[2.0, 2.0], 0.25, &mut out);
             assert_eq!(out, [1.5, 199.5]);
             let mut rounded = [bf16::ZERO; 2];
             round(isa, &out, &mut rounded);
-            assert_eq!(rounded.map(|value| value.to_f32()), [1.5, 199.0 + 1.0]);
+            assert_eq!(rounded.map(|value| value.to_f32()), [1.5, 200.0]);
+        }
+    }
+
+    /// Two rows of a block, of which the first two columns exist, in rows of four from the second number on.
+    fn in_block(work: impl FnOnce(&[f32], &[f32], Strip<f32>)) -> [f32; 8] {
+        let (mut gate, mut up) = ([7f32; 2 * WIDTH], [5f32; 2 * WIDTH]);
+        gate[..2].copy_from_slice(&[0.0, 100.0]);
+        gate[WIDTH..WIDTH + 2].copy_from_slice(&[200.0, 0.0]);
+        (up[1], up[WIDTH]) = (2.0, 3.0);
+        let mut out = [1f32; 8];
+        let shared = Shared::new(&mut out);
+        // SAFETY: this is the only part.
+        work(&gate, &up, unsafe { shared.strip(1, 4, 2, 2) });
+        out
+    }
+
+    #[test]
+    fn blocks_go_where_they_belong() {
+        for isa in Isa::supported() {
+            assert_eq!(
+                in_block(|sums, _, out| add_block(isa, sums, out)),
+                [1.0, 1.0, 101.0, 1.0, 1.0, 201.0, 1.0, 1.0]
+            );
+            let put = in_block(|sums, _, out| put_block(isa, sums, Some(&[0.5, -1.0]), out));
+            assert_eq!(put, [1.0, 0.5, 99.0, 1.0, 1.0, 200.5, -1.0, 1.0]);
+            let gated = [1.0, 0.0, 200.0, 1.0, 1.0, 600.0, 0.0, 1.0];
+            assert_eq!(in_block(|gate, up, out| silu_block(isa, gate, up, out)), gated);
+            assert_eq!(in_block(|gate, up, out| gelu_block(isa, gate, up, out)), gated);
         }
     }
 }

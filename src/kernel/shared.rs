@@ -30,4 +30,32 @@ impl<'a, T> Shared<'a, T> {
         // SAFETY: inside the slice, as was just checked; the caller promises that nobody else has it.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
+
+    /// `rows` parts of `width` numbers, `step` from one to the next.
+    ///
+    /// # Safety
+    /// As for [`Shared::part`], for each of them.
+    pub unsafe fn strip(&self, first: usize, step: usize, rows: usize, width: usize) -> Strip<'_, T> {
+        assert!(rows == 0 || (width <= step && first + (rows - 1) * step + width <= self.len));
+        // SAFETY: inside the slice, as was just checked.
+        Strip { start: unsafe { self.start.add(first) }, step, rows, width, lifetime: PhantomData }
+    }
+}
+
+/// Rows that lie apart in a slice.
+pub struct Strip<'a, T> {
+    start: *mut T,
+    step: usize,
+    rows: usize,
+    width: usize,
+    lifetime: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Strip<'_, T> {
+    #[inline(always)]
+    pub fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows);
+        // SAFETY: rows do not overlap, and nobody else has them, as whoever made this promised.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.step), self.width) }
+    }
 }

@@ -93,16 +93,11 @@ impl<E: Element> CpuDecoder<E> {
         for (place, weight) in matrices.into_iter().enumerate() {
             let bias = visit.layer.biases.as_ref().map(|biases| &biases[place]);
             let terms = visit.layer.pairs.inputs.terms(place, x, weight, low);
-            self.kernels.multiply(count, [&terms], |block: Block<1>| {
-                for (row, sums) in block.each_row(0) {
-                    let start = row * width + first + block.columns.start;
-                    // SAFETY: every row and column is finished once.
-                    let out = unsafe { out.part(start..start + sums.len()) };
-                    out.copy_from_slice(sums);
-                    if let Some(bias) = bias {
-                        rows::add(self.kernels.isa, &bias[block.columns.clone()], out);
-                    }
-                }
+            self.kernels.multiply(count, [&terms], |Block { rows, columns, sums: [sums] }: Block<1>| {
+                let start = rows.start * width + first + columns.start;
+                // SAFETY: every row and column is finished once.
+                let out = unsafe { out.strip(start, width, rows.len(), columns.len()) };
+                rows::put_block(self.kernels.isa, sums, bias.map(|bias| &bias[columns]), out);
             });
             first += weight.rows;
         }

@@ -152,15 +152,12 @@ impl<E: Element> Gate<'_, E> {
         let (gate, up) = (pairs.terms(0, x, w1, low), pairs.terms(1, x, w3, low));
         let (inner, isa) = (self.inner, self.kernels.isa);
         let out = Shared::new(take(gated, count * inner));
-        self.kernels.multiply(count, [&gate, &up], |block: Block<2>| {
-            for ((row, gate), (_, up)) in block.each_row(0).zip(block.each_row(1)) {
-                let start = row * inner + block.columns.start;
-                // SAFETY: every row and column is finished once.
-                let out = unsafe { out.part(start..start + gate.len()) };
-                match self.activation {
-                    Activation::Silu => rows::silu_gate(isa, gate, up, out),
-                    Activation::GeluTanh => rows::gelu_gate(isa, gate, up, out),
-                }
+        self.kernels.multiply(count, [&gate, &up], |Block { rows, columns, sums: [gate, up] }: Block<2>| {
+            // SAFETY: every row and column is finished once.
+            let out = unsafe { out.strip(rows.start * inner + columns.start, inner, rows.len(), columns.len()) };
+            match self.activation {
+                Activation::Silu => rows::silu_block(isa, gate, up, out),
+                Activation::GeluTanh => rows::gelu_block(isa, gate, up, out),
             }
         });
     }

@@ -118,11 +118,9 @@ fn check(pair: &LoraPair, inputs: usize, outputs: usize) -> Result<()> {
 /// Adds a product's sums to rows of `width` numbers.
 pub fn add_to<E: Element>(kernels: &Kernels<E>, count: usize, terms: &[Term<E>], out: &mut [f32], width: usize) {
     let out = Shared::new(out);
-    kernels.multiply(count, [terms], |block: Block<1>| {
-        for (row, sums) in block.each_row(0) {
-            // SAFETY: every row and column is finished once.
-            let out = unsafe { out.part(row * width + block.columns.start..row * width + block.columns.end) };
-            rows::add(kernels.isa, sums, out);
-        }
+    kernels.multiply(count, [terms], |Block { rows, columns, sums: [sums] }: Block<1>| {
+        // SAFETY: every row and column is finished once.
+        let out = unsafe { out.strip(rows.start * width + columns.start, width, rows.len(), columns.len()) };
+        rows::add_block(kernels.isa, sums, out);
     });
 }
