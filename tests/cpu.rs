@@ -104,6 +104,10 @@ fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
+fn mean_difference(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f64>() / a.len() as f64
+}
+
 fn documents(count: usize, words: usize) -> Vec<Vec<Request>> {
     let mut random = Random::named(3, "documents");
     let mut text = |words: usize| -> String {
@@ -149,7 +153,7 @@ fn real_documents() -> Vec<Vec<Request>> {
         let documents = task.documents(Protocol::LeaderboardV1, &DataSource::Bundled, Some(limit), None).unwrap();
         documents.into_iter().map(|document| document.requests)
     };
-    of("winogrande", 4).chain(of("truthfulqa", 1)).chain(of("mmlu/anatomy", 2)).collect()
+    of("winogrande", 4).chain(of("truthfulqa", 1)).chain(of("mmlu/astronomy", 2)).collect()
 }
 
 #[test]
@@ -223,7 +227,8 @@ fn an_adapter_is_candles_on_any_weights() {
         assert!(largest_difference(&with, &scores(&theirs)) < 1e-4, "nf4 {nf4}");
         let mut rounded = cpu::<bf16>(&path, &LoadOptions { nf4, ..options() });
         rounded.set_adapter(&adapter).unwrap();
-        let rounding = largest_difference(&with, &scores(&rounded));
+        // The mean: where rounding makes a router choose another expert, single tokens are far off.
+        let (rounding, effect) = (mean_difference(&with, &scores(&rounded)), mean_difference(&with, &without));
         assert!((1e-5..effect / 3.0).contains(&rounding), "bf16 is near: {rounding} of {effect}");
     }
 }
