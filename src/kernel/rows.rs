@@ -110,8 +110,9 @@ for_every_isa! {
         let _ = FUSED;
         for (row, sums) in sums.chunks_exact(WIDTH).enumerate() {
             let out = out.row(row);
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = *sum;
+            match (out.first_chunk_mut::<WIDTH>(), sums.first_chunk::<WIDTH>()) {
+                (Some(out), Some(sums)) => *out = *sums, // four moves, where a loop becomes a call
+                _ => out.copy_from_slice(&sums[..out.len()]),
             }
             for (out, bias) in out.iter_mut().zip(bias.unwrap_or(&[])) {
                 *out += bias;
