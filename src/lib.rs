@@ -12,7 +12,8 @@ pub mod request;
 pub mod score;
 pub mod settings;
 pub mod stats;
-// 1 weights and doors, one per heavy package
+// 1 kernels, weights and doors, one per heavy package
+pub mod kernel;
 pub mod weights;
 
 pub mod chat;

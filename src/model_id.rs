@@ -10,11 +10,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256_hex;
-use crate::weights::Checkpoint;
 use crate::weights::writer::Dtype;
-
-/// The engine of `engine::local`, with a number that grows when its arithmetic changes.
-pub const LOCAL_ENGINE: &str = "candle-cpu-1";
+use crate::weights::{Checkpoint, Format, bitsandbytes};
 
 /// How the linears of a model are held, when not in its dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -44,9 +41,9 @@ pub struct ModelId {
     pub tokenizer: String,
     /// How numbers are held: "f32", "bf16", ...
     pub dtype: String,
-    /// How frozen weights are held when that differs from the checkpoint: "nf4".
+    /// How frozen weights are held, by the checkpoint or because it was asked for: "nf4".
     pub quantization: Option<String>,
-    /// Which engine computed, and its numerics version: "candle-cpu-1", "scripted".
+    /// Which engine computed, and its numerics version: "cpu-1-fused", "scripted".
     pub engine: String,
 }
 
@@ -62,17 +59,19 @@ const TOKENIZER_FILES: &[&str] = &[
 const ADAPTER_FILES: &[&str] = &["adapter_config.json", "adapter_model.safetensors"];
 
 impl ModelId {
-    /// The identity of a checkpoint (a folder or a GGUF file) with its adapter's folder, run by `engine::local`.
+    /// The identity of a checkpoint (a folder or a GGUF file) with its adapter's folder, run by `engine`.
     /// `file_digest`: the sha256 of a file, which a caller may remember.
     pub fn of_checkpoint(
         path: &Path,
         adapter: Option<&Path>,
         dtype: Option<Dtype>,
         quantization: Option<Quantization>,
+        engine: impl Fn(Dtype) -> String,
         file_digest: &mut dyn FnMut(&Path) -> Result<String>,
     ) -> Result<ModelId> {
         let checkpoint = Checkpoint::open(path)?;
         let dtype = dtype.map_or_else(|| own_dtype(&checkpoint), Ok)?;
+        let quantization = quantization.or(checkpoint.holds(Format::Nf4).then_some(Quantization::Nf4));
         let mut weights: Vec<PathBuf> = checkpoint.files().into_iter().map(Path::to_owned).collect();
         let mut tokenizer = weights.clone();
         if path.is_dir() {
@@ -94,7 +93,7 @@ impl ModelId {
             tokenizer: digest_of(&tokenizer, file_digest)?,
             dtype: dtype.name().to_owned(),
             quantization: quantization.map(|held| held.name().to_owned()),
-            engine: LOCAL_ENGINE.to_owned(),
+            engine: engine(dtype),
         })
     }
 
@@ -104,8 +103,12 @@ impl ModelId {
     }
 }
 
-/// The checkpoint's own: that of its first tensor.
-fn own_dtype(checkpoint: &Checkpoint) -> Result<Dtype> {
+/// The checkpoint's own: the one that NF4 weights are computed in, else that of its first tensor.
+pub fn own_dtype(checkpoint: &Checkpoint) -> Result<Dtype> {
+    if checkpoint.holds(Format::Nf4) {
+        let dtype = bitsandbytes::compute_dtype(checkpoint.config_json());
+        return dtype.with_context(|| checkpoint.config_place().to_owned());
+    }
     let names = checkpoint.names();
     let first = names.first().with_context(|| format!("{}: no tensors", checkpoint.config_place()))?;
     Ok(Dtype::of(checkpoint.stored(first)?.format))
@@ -137,7 +140,7 @@ mod tests {
             tokenizer: "t".to_owned(),
             dtype: "f32".to_owned(),
             quantization: None,
-            engine: LOCAL_ENGINE.to_owned(),
+            engine: "candle-cpu-1".to_owned(),
         }
     }
 

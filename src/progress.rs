@@ -25,6 +25,16 @@ impl Progress {
         self.0.inc_length(more);
     }
 
+    /// Replaces the total, where it was a guess.
+    pub fn set_total(&self, total: u64) {
+        self.0.set_length(total);
+    }
+
+    /// The total as far as it is known.
+    pub fn total(&self) -> u64 {
+        self.0.length().unwrap_or(0)
+    }
+
     pub fn advance(&self, done: u64) {
         self.0.inc(done);
     }

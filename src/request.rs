@@ -1,13 +1,16 @@
 //! What a task asks of a model, and what a model answers. Strings in, numbers out: tokens are the engine's business.
 
-/// One question to a model.
+use std::sync::Arc;
+
+/// One question to a model. The requests of a document share one context: a suite's contexts are 100 MB and would be
+/// 400 otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     /// The natural log-probability of `continuation` right after `context`.
-    LogLikelihood { context: String, continuation: String },
+    LogLikelihood { context: Arc<str>, continuation: String },
     /// Greedy decoding after `context`, at most `max_tokens` new tokens, cut at the earliest of `stop` or the
     /// model's end of text.
-    Generate { context: String, stop: Vec<String>, max_tokens: usize },
+    Generate { context: Arc<str>, stop: Vec<String>, max_tokens: usize },
 }
 
 /// The answer to the [`Request`] of the same name.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fireval::model::adapter::peft::{self, PeftSettings};
 use fireval::model::adapter::{Adapter, Matrix};
-use fireval::model::config::{Architecture, Mixture, ModelConfig, RopeScaling};
+use fireval::model::config::{Activation, Architecture, Mixture, ModelConfig, RopeScaling};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -23,10 +23,21 @@ fn tiny() -> ModelConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 1e6,
         rope_scaling: RopeScaling::None,
+        local_rope: None,
         max_position_embeddings: 32_768,
         tie_word_embeddings: false,
         sliding_window: None,
-        mixture: Some(Mixture { experts: 4, top_k: 2, router_aux_loss_coef: 0.02 }),
+        full_attention: Vec::new(),
+        activation: Activation::Silu,
+        attention_bias: false,
+        head_norms: false,
+        sandwich_norms: false,
+        norm_plus_one: false,
+        embedding_scale: None,
+        attention_scale: 0.25,
+        attention_softcap: None,
+        final_softcap: None,
+        mixture: Some(Mixture { experts: 4, top_k: 2, router_aux_loss_coef: 0.02, normalize: true }),
     }
 }
 

@@ -65,7 +65,7 @@ fn sharded() -> tempfile::TempDir {
     let sharded = tempfile::tempdir().unwrap();
     let plan = checkpoint.names().into_iter().map(|name| {
         let shape = checkpoint.stored(name).unwrap().shape;
-        Planned { name: name.to_owned(), dtype: Dtype::F32, shape }
+        Planned { name: name.to_owned(), dtype: Dtype::F32, shape, nf4: false }
     });
     let mut writer = Writer::create(sharded.path(), plan.collect(), 40_000).unwrap();
     for name in checkpoint.names() {
@@ -347,14 +347,16 @@ fn a_gguf_of_another_architecture_is_refused_by_name() {
         let folder = gguf(&dense_config("llama"), GgmlDType::F32, |metadata| set(metadata, key, value));
         message(Checkpoint::open(&folder.path().join("model.gguf")))
     };
-    let error = refused("general.architecture", Meta::String("qwen2".to_owned()));
-    assert!(error.contains("model.gguf: architecture `qwen2`"), "{error}");
+    let error = refused("general.architecture", Meta::String("falcon".to_owned()));
+    assert!(error.contains("model.gguf: architecture `falcon`"), "{error}");
     let error = refused("llama.block_count", Meta::String("two".to_owned()));
     assert!(error.contains("`llama.block_count` is not a count"), "{error}");
     let error = refused("llama.attention.key_length", Meta::U32(32));
     assert!(error.contains("16 of 32 dimensions"), "{error}");
     let error = refused("llama.attention.head_count", Meta::U32(5));
     assert!(error.contains("do not divide into halves of 5 heads"), "{error}");
+    let error = refused("llama.logit_scale", Meta::F32(0.5));
+    assert!(error.contains("`llama.logit_scale` is 0.5"), "{error}");
     let error = refused("split.count", Meta::U16(3));
     assert!(error.contains("model.gguf: one of 3 parts"), "{error}");
     for alignment in [Meta::U32(0), Meta::U32(3), Meta::U64(1 << 40), Meta::I32(-8)] {
@@ -384,15 +386,26 @@ fn no_byte_of_a_gguf_header_can_bring_the_program_down() {
     let path = folder.path().join("model.gguf");
     let whole = std::fs::read(&path).unwrap();
     let header = whole.windows(6).rposition(|window| window == b"output").unwrap() + 80;
-    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    no_byte_can(&path, header, &[0x00, 0x7f, 0xff]);
+    let families = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families");
+    for family in ["gemma3", "phi3", "qwen3-moe"] {
+        std::fs::copy(families.join(family).with_extension("gguf"), &path).unwrap();
+        no_byte_can(&path, 1500, &[0x7f]);
+    }
+}
+
+/// Opens the file with each of the first bytes wrong in turn.
+fn no_byte_can(path: &Path, header: usize, wrongs: &[u8]) {
+    let whole = std::fs::read(path).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     let mut refused = 0;
     for place in 0..header.min(whole.len()) {
-        for wrong in [0x00, 0x7f, 0xff] {
+        for &wrong in wrongs {
             file.write_all_at(&[wrong], place as u64).unwrap();
-            refused += usize::from(read_all(&path).is_err());
+            refused += usize::from(read_all(path).is_err());
         }
         file.write_all_at(&whole[place..=place], place as u64).unwrap();
     }
-    read_all(&path).unwrap();
+    read_all(path).unwrap();
     assert!(refused > header / 4, "{refused} of {header} places matter");
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, &[&str])] = &[
     ("values", &["digest", "progress", "protocol", "python", "random", "request", "settings", "stats"]),
     ("records", &["disk", "score"]),
+    ("kernels", &["kernel"]),
     ("weights", &["weights"]),
     ("doors", &["chat", "hub", "rows", "tokenizer"]),
     ("meanings", &["model", "model_id", "published", "task"]),

@@ -48,10 +48,8 @@ fn multiple_choice() {
     );
     let documents = own.documents();
     let context = "Question: Capital of Italy?\nAnswer: Rome\n\nQuestion: Capital of France?\nAnswer:";
-    let request = |continuation: &str| Request::LogLikelihood {
-        context: context.to_owned(),
-        continuation: continuation.to_owned(),
-    };
+    let request =
+        |continuation: &str| Request::LogLikelihood { context: context.into(), continuation: continuation.to_owned() };
     assert_eq!(documents[0].requests, [request(" Rome"), request(" Paris, of course")]);
     let score = own.task.score(Protocol::LmEvalLatest, &documents[0], &[sum(-4.0), sum(-5.0)]).unwrap();
     assert_eq!((score.metrics["acc"], score.metrics["acc_norm"]), (0.0, 1.0));
@@ -68,7 +66,7 @@ fn partial_context() {
     let own = own(0, prompt, row, "");
     let documents = own.documents();
     let request =
-        |context: &str| Request::LogLikelihood { context: context.to_owned(), continuation: " had helped.".to_owned() };
+        |context: &str| Request::LogLikelihood { context: context.into(), continuation: " had helped.".to_owned() };
     assert_eq!(documents[0].requests, [request("Ann thanked Bob as Ann"), request("Ann thanked Bob as Bob")]);
     let score = own.task.score(Protocol::LmEvalLatest, &documents[0], &[sum(-4.0), sum(-3.0)]).unwrap();
     assert_eq!(score.metrics["acc"], 1.0);

@@ -216,10 +216,10 @@ fn responses(line: &Value) -> Vec<Response> {
 fn prompt_agrees(requests: &[Request], line: &Value) {
     match &requests[0] {
         Request::LogLikelihood { context, continuation } => {
-            assert_eq!(context, line["context"].as_str().unwrap());
+            assert_eq!(&**context, line["context"].as_str().unwrap());
             assert_eq!(continuation, line["requests"][0]["continuation"].as_str().unwrap());
         }
-        Request::Generate { context, .. } => assert_eq!(context, line["context"].as_str().unwrap()),
+        Request::Generate { context, .. } => assert_eq!(&**context, line["context"].as_str().unwrap()),
     }
 }
 

@@ -8,17 +8,14 @@
 
 use std::path::{Path, PathBuf};
 
-use fireval::engine::local::LocalEngine;
+use fireval::engine::budget::Memory;
+use fireval::engine::open::{Home, Place, open};
 use fireval::engine::{Engine, Work};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
-use fireval::model::config::ModelConfig;
 use fireval::model_id::ModelId;
 use fireval::progress::Progress;
 use fireval::protocol::Protocol;
 use fireval::request::Response;
 use fireval::task::{DataSource, Document, Task, known_tasks};
-use fireval::tokenizer::Tokenizer;
-use fireval::weights::Checkpoint;
 use serde_json::Value;
 
 fn variable(name: &str) -> Option<PathBuf> {
@@ -29,11 +26,7 @@ fn variable(name: &str) -> Option<PathBuf> {
     found
 }
 
-fn engine(path: &Path) -> LocalEngine<CandleDecoder> {
-    let checkpoint = Checkpoint::open(path).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config").unwrap();
-    let options = LoadOptions { device: candle_core::Device::Cpu, numerics: Numerics::F32, nf4: false };
-    let decoder = CandleDecoder::load(&checkpoint, &config, &options).unwrap();
+fn engine(path: &Path, home: Home) -> Box<dyn Engine> {
     let id = ModelId {
         weights: "test".to_owned(),
         adapter: None,
@@ -42,7 +35,7 @@ fn engine(path: &Path) -> LocalEngine<CandleDecoder> {
         quantization: None,
         engine: "test".to_owned(),
     };
-    LocalEngine::new(id, decoder, Tokenizer::open(path).unwrap())
+    open(Place { checkpoint: path, adapter: None, home }, &id, Memory::half_of_free()).unwrap()
 }
 
 fn reference(folder: &Path, protocol: Protocol, task: &str) -> Vec<Value> {
@@ -91,13 +84,13 @@ fn smollm2_scores_as_the_harnesses_scored_it() {
     else {
         return;
     };
-    let (mut engine, data) = (engine(&model), DataSource::Folder(data));
+    let (mut engine, data) = (engine(&model, Home::Cpu), DataSource::Folder(data));
     for protocol in [Protocol::LeaderboardV1, Protocol::LmEvalLatest] {
         for name in known_tasks() {
             let task = Task::load(&name, None).unwrap();
             let lines = reference(&folder, protocol, &name);
             let documents = documents(&task, protocol, &data, &lines);
-            let requests: Vec<_> = documents.iter().map(|document| document.requests.clone()).collect();
+            let requests: Vec<_> = documents.iter().map(|document| &document.requests[..]).collect();
             let work =
                 Work { documents: &requests, special_tokens: protocol.special_tokens(), progress: Progress::hidden() };
             let (mut answered, mut worst) = (0, 0.0);

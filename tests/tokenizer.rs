@@ -223,15 +223,45 @@ fn a_ggufs_broken_vocabulary_is_named() {
     let refused =
         |key: &str, value: Meta| message(gguf(|metadata| set(metadata, &format!("tokenizer.ggml.{key}"), value)));
     let list = |texts: &[&str]| Meta::Array(texts.iter().map(|value| text(value)).collect());
-    assert!(refused("model", text("llama")).contains("tokenizer `llama` does not open"));
-    assert!(refused("tokens", list(&["a", "b", "a"])).contains("token `a` is listed twice"));
+    assert!(refused("model", text("bert")).contains("tokenizer `bert` does not open"));
+    assert!(refused("model", text("llama")).contains("`tokenizer.ggml.scores` is missing"));
+    let twice = message(gguf(|metadata| {
+        metadata.retain(|(key, _)| key != "tokenizer.ggml.token_type");
+        set(metadata, "tokenizer.ggml.tokens", list(&["a", "b", "a"]));
+    }));
+    assert!(twice.contains("token `a` is listed twice"), "{twice}");
     assert!(refused("tokens", Meta::U32(3)).contains("`tokenizer.ggml.tokens` is not a list of texts"));
+    let kinds = refused("token_type", Meta::Array(vec![Meta::I32(7); 47]));
+    assert!(kinds.contains("7 is no kind of token"), "{kinds}");
     assert!(refused("merges", list(&["ab"])).contains("`ab` is not two parts"));
     assert!(refused("merges", list(&["x yz"])).contains("does not describe a tokenizer"));
     assert!(refused("token_type", Meta::Array(vec![Meta::I32(1)])).contains("has 1 entries for 47 tokens"));
     assert!(refused("eos_token_id", Meta::U32(4000)).contains("is 4000, but there are 47 tokens"));
     let error = message(gguf(|metadata| metadata.retain(|(key, _)| key != "tokenizer.ggml.merges")));
     assert!(error.contains("`tokenizer.ggml.merges` is missing"), "{error}");
+}
+
+/// What sentencepiece and tokenizers give for tokenizers of their own making, from the GGUF files made of them.
+#[test]
+fn a_gguf_encodes_as_the_original() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers");
+    let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    for (name, expected) in expected.as_object().unwrap() {
+        let tokenizer = Tokenizer::open(&folder.join(format!("{name}.gguf"))).unwrap();
+        assert_eq!(tokenizer.bos().map(Value::from).as_ref(), Some(&expected["bos"]), "{name}");
+        assert_eq!(tokenizer.eos(), [expected["eos"].as_u64().unwrap() as u32], "{name}");
+        let adds_bos = expected["adds_bos"] == true;
+        assert_eq!(tokenizer.encode("a", true).unwrap().contains(&tokenizer.bos().unwrap()), adds_bos, "{name}");
+        for case in expected["cases"].as_array().unwrap() {
+            let text = field(case, "text");
+            let found = tokenizer.encode(text, false).unwrap();
+            assert_eq!(found, ids(&case["ids"]), "{name}: {text:?}");
+            // Special tokens are no text, SentencePiece's `▁` is a space, and Qwen composes accents with their letters.
+            if !["<", "▁", "\u{301}"].iter().any(|part| text.contains(part)) {
+                assert_eq!(tokenizer.decode(&found).unwrap(), text, "{name}");
+            }
+        }
+    }
 }
 
 fn path(variable: &str) -> Option<PathBuf> {

@@ -184,6 +184,9 @@ fn what_cannot_be_upcycled_is_refused() {
     assert!(error.contains("mixture: the folder is not empty"), "{error}");
     let error = message(upcycle(&out, &models.at("twice"), &options()));
     assert!(error.contains("already a mixture of 4 experts"), "{error}");
+    let gemma = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families/gemma2");
+    let error = message(upcycle(&gemma, &models.at("gemma"), &options()));
+    assert!(error.contains("Gemma2 has parts that a Mixtral has no place for"), "{error}");
     std::fs::write(models.at("file"), "").unwrap();
     assert!(message(upcycle(&dense, &models.at("file"), &options())).contains("there is a file of that name"));
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use super::measure::{MeasureFlags, Missing};
-use super::{Verdict, Workplace, output};
+use super::{Verdict, Workplace, dry_run, output};
 use crate::compare::{self, Contender, Outcome};
 use crate::project::Source;
 use crate::report::{Format, Table};
@@ -21,6 +21,9 @@ pub struct Args {
     model: String,
     #[command(flatten)]
     measure: MeasureFlags,
+    /// Print what it would come to (tokens, operations, time, memory) as if nothing were stored yet, and evaluate nothing.
+    #[arg(long, conflicts_with = "samples")]
+    dry_run: bool,
     /// Write every document's answers to this file, a JSON line each, in evaluation order.
     #[arg(long, value_name = "FILE")]
     samples: Option<PathBuf>,
@@ -31,6 +34,9 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let spec = measurement.resolve(std::slice::from_ref(&args.model))?.remove(0);
     let is_row = matches!(spec.source, Source::Published(_));
     ensure!(!is_row, "{} is a row of the leaderboard, which can be compared but not evaluated", spec.name);
+    if args.dry_run {
+        return dry_run::run(&mut measurement, &spec);
+    }
     output::check_writable(args.samples.as_deref())?;
     let runs = measurement.runs(&spec, Missing::Evaluate)?;
     if let Some(path) = &args.samples {

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::Workplace;
 use crate::compare::{Column, Contender, Outcome};
+use crate::engine::budget::Memory;
+use crate::engine::open::Home;
 use crate::eval::{self, Conditions, Questions, Run, Subject};
 use crate::model_id::Quantization;
 use crate::progress::Progress;
@@ -38,6 +40,22 @@ pub struct MeasureFlags {
     /// Hold the layers' linears in 4 bits, as QLoRA trains on them.
     #[arg(long)]
     quantization: Option<Quantization>,
+    #[command(flatten)]
+    run: RunFlags,
+}
+
+/// With what a model is run; scores do not depend on memory or threads.
+#[derive(Args, Clone, Copy)]
+pub struct RunFlags {
+    /// Whose arithmetic runs the model [default: cpu].
+    #[arg(long)]
+    decoder: Option<Home>,
+    /// The most memory to use, as 2GiB [default: half of what is free].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Memory>,
+    /// Threads that compute [default: one a core].
+    #[arg(long, value_name = "N", value_parser = threads)]
+    threads: Option<usize>,
 }
 
 /// Which rows, by whose rules.
@@ -66,6 +84,7 @@ pub struct Measurement<'a> {
     /// Overrides for every model.
     dtype: Option<Dtype>,
     quantization: Option<Quantization>,
+    run: RunFlags,
     /// The documents, once made; under a chat template they are each model's own.
     questions: Option<Vec<Questions>>,
 }
@@ -112,8 +131,23 @@ impl MeasureFlags {
         if conditions.chat_template && conditions.protocol == Protocol::LeaderboardV1 {
             bail!("leaderboard-v1 never used a chat template; ask with --protocol lm-eval-latest");
         }
-        let (dtype, quantization) = (self.dtype, self.quantization);
-        Ok(Measurement { place, tasks, conditions, dtype, quantization, questions: None })
+        let (dtype, quantization, run) = (self.dtype, self.quantization, self.run);
+        run.take_threads()?;
+        Ok(Measurement { place, tasks, conditions, dtype, quantization, run, questions: None })
+    }
+}
+
+impl RunFlags {
+    fn memory(&self) -> Memory {
+        self.memory.unwrap_or_else(Memory::half_of_free)
+    }
+
+    /// Sets the number of threads, before any is started.
+    fn take_threads(&self) -> Result<()> {
+        match self.threads {
+            Some(threads) => rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("--threads"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -127,7 +161,7 @@ impl Measurement<'_> {
         let resolve = |name: &String| {
             let spec = self.place.project.resolve(name)?;
             let (dtype, quantization) = (self.dtype.or(spec.dtype), self.quantization.or(spec.quantization));
-            Ok(ModelSpec { dtype, quantization, ..spec })
+            Ok(ModelSpec { dtype, quantization, home: self.run.decoder.unwrap_or_default(), ..spec })
         };
         names.iter().map(resolve).collect()
     }
@@ -146,21 +180,39 @@ impl Measurement<'_> {
     pub fn runs(&mut self, spec: &ModelSpec, missing: Missing) -> Result<Vec<Run>> {
         let store = &self.place.store;
         let subject = Subject { name: spec.name.clone(), id: spec.id(store)? };
-        if self.questions.is_none() || self.conditions.chat_template {
-            let chat = self.conditions.chat_template.then(|| spec.chat_template()).transpose()?;
-            self.questions = Some(eval::questions(&self.tasks, &self.conditions, chat.as_ref())?);
-        }
+        self.ask(spec)?;
         let questions = self.questions.as_deref().unwrap_or_default();
         match missing {
             Missing::Refuse => eval::stored(&subject, questions, &self.conditions, store),
             Missing::Evaluate => {
                 let progress = Progress::new(&spec.name, "tok");
-                let mut open = || spec.open(&subject.id);
+                let mut open = || spec.open(&subject.id, self.run.memory());
                 let runs = eval::evaluate(&subject, &mut open, questions, &self.conditions, store, &progress);
                 progress.finish();
                 runs
             }
         }
+    }
+}
+
+impl Measurement<'_> {
+    /// The documents that `spec` is asked, a list for each task.
+    pub fn questions(&mut self, spec: &ModelSpec) -> Result<&[Questions]> {
+        self.ask(spec)?;
+        Ok(self.questions.as_deref().unwrap_or_default())
+    }
+
+    fn ask(&mut self, spec: &ModelSpec) -> Result<()> {
+        if self.questions.is_none() || self.conditions.chat_template {
+            let chat = self.conditions.chat_template.then(|| spec.chat_template()).transpose()?;
+            self.questions = Some(eval::questions(&self.tasks, &self.conditions, chat.as_ref())?);
+        }
+        Ok(())
+    }
+
+    /// The most memory that an evaluation may use.
+    pub fn memory(&self) -> Memory {
+        self.run.memory()
     }
 }
 
@@ -170,6 +222,13 @@ pub fn count(text: &str) -> Result<usize, String> {
         Ok(0) => Err("at least 1 (leave the flag out for all)".to_owned()),
         Ok(count) => Ok(count),
         Err(_) => Err("a whole number of documents".to_owned()),
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a whole number of threads, at least 1".to_owned()),
+        Ok(threads) => Ok(threads),
     }
 }
 

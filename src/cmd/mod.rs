@@ -4,6 +4,7 @@
 //! wrong usage too). A reader that closes the pipe early is no error.
 
 mod compare;
+mod dry_run;
 mod eval;
 mod export;
 mod fetch;
@@ -12,6 +13,7 @@ mod measure;
 mod merge;
 mod output;
 mod prompts;
+mod quantize;
 mod runs;
 mod show;
 mod tasks;
@@ -50,6 +52,7 @@ enum Command {
     Finetune(finetune::Args),
     Upcycle(upcycle::Args),
     Merge(merge::Args),
+    Quantize(quantize::Args),
     Fetch(fetch::Args),
     Tasks(tasks::Args),
     Show(show::Args),
@@ -103,6 +106,7 @@ fn run(cli: Cli) -> Result<Verdict> {
         Command::Finetune(args) => finetune::run(&place, args),
         Command::Upcycle(args) => upcycle::run(&place, args),
         Command::Merge(args) => merge::run(&place, args),
+        Command::Quantize(args) => quantize::run(&place, args),
         Command::Fetch(args) => fetch::run(args),
         Command::Tasks(args) => tasks::run(&place, args),
         Command::Show(args) => show::run(&place, args),

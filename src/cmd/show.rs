@@ -1,5 +1,7 @@
 //! `fireval show TASK N`: what a model sees for one document.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 
 use super::measure::{SourceFlags, load_task};
@@ -45,7 +47,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
 /// Each different context once, followed by the continuations that it is asked with.
 fn requests(document: &Document) -> String {
     let mut text = String::new();
-    let mut last: Option<&str> = None;
+    let mut last: Option<&Arc<str>> = None;
     for (index, request) in document.requests.iter().enumerate() {
         let (Request::LogLikelihood { context, .. } | Request::Generate { context, .. }) = request;
         if last != Some(context) {
@@ -82,7 +84,7 @@ fn tokens(place: &Workplace, model: &str, protocol: Protocol, document: &Documen
         let line = match request {
             Request::LogLikelihood { .. } => {
                 let pair = encoder.pairs(std::slice::from_ref(request))?.remove(0);
-                format!("{} «{}»", spelled(&pair.context)?, spelled(&pair.continuation)?)
+                format!("{} «{}»", spelled(pair.context())?, spelled(pair.continuation())?)
             }
             Request::Generate { context, max_tokens, .. } => spelled(&encoder.prompt(context, *max_tokens)?)?,
         };

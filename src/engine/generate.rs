@@ -1,109 +1,140 @@
-//! Greedy generation: prompts are read once, then all running documents take each step together; a finished document
-//! makes room for the next.
+//! Greedy generation: prompts are read together, as one trie, then all running documents take each step together; a
+//! finished document makes room for those that wait.
 //!
 //! Looking for stop strings while generating only saves work: the final cut, at the earliest occurrence of any, decides
 //! (`protocol.md`, section 4.6).
 
-use std::collections::VecDeque;
+use anyhow::Result;
 
-use anyhow::{Result, bail};
-
-use super::tokens::Encoder;
-use super::{Done, Work};
+use super::Done;
+use super::admission::Admission;
+use super::budget::Room;
+use super::forecast::Forecast;
+use super::prefixes::Prefixes;
+use super::tokens::Prompt;
+use super::trie::Laid;
 use crate::model::decoder::{Decoder, Pasts};
 use crate::model::packed::Packed;
-use crate::request::{Request, Response};
+use crate::request::Response;
+use crate::tokenizer::Tokenizer;
 
-/// Documents that decode together. Each holds its keys and values: about 60 MB for SmolLM2-135M at 1,300 tokens.
-const RUNNING: usize = 32;
+/// Tokens beside those of the longest stop string in which it is looked for: half letters, special tokens.
+const MARGIN: usize = 4;
+
+/// Documents that decode together.
+pub struct Generation<'a, D: Decoder> {
+    decoder: &'a D,
+    tokenizer: &'a Tokenizer,
+    room: Room,
+    running: Vec<Running<'a>>,
+    /// Of each running document.
+    pasts: Vec<D::Past>,
+}
 
 /// A document being generated.
 struct Running<'a> {
-    document: usize,
-    stop: &'a [String],
-    max_tokens: usize,
+    prompt: Prompt<'a>,
     tokens: Vec<u32>,
 }
 
-/// Answers the generation requests at `documents` of `work`.
-pub fn generate<D: Decoder>(
-    decoder: &D,
-    encoder: &Encoder,
-    work: &Work,
-    documents: &[usize],
-    done: &mut Done,
-) -> Result<()> {
-    let mut waiting: VecDeque<usize> = documents.iter().copied().collect();
-    let mut running: Vec<Running> = Vec::new();
-    let mut pasts: Vec<D::Past> = Vec::new();
-    while !(waiting.is_empty() && running.is_empty()) {
-        while running.len() < RUNNING
-            && let Some(document) = waiting.pop_front()
-        {
-            let (next, past) = start(decoder, encoder, work, document)?;
-            running.push(next);
-            pasts.push(past);
+impl<'a, D: Decoder> Generation<'a, D> {
+    pub fn new(decoder: &'a D, tokenizer: &'a Tokenizer, room: Room) -> Generation<'a, D> {
+        Generation { decoder, tokenizer, room, running: Vec::new(), pasts: Vec::new() }
+    }
+
+    /// Answers all of `prompts`.
+    pub fn run<I>(mut self, prompts: I, forecast: &mut Forecast, done: &mut Done) -> Result<()>
+    where
+        I: Iterator<Item = Result<Prompt<'a>>>,
+    {
+        let mut admission = Admission::new(prompts, self.room);
+        loop {
+            while let Some(batch) = admission.admit()? {
+                self.read(batch, forecast)?;
+            }
+            if self.running.is_empty() {
+                return Ok(());
+            }
+            for Running { prompt, tokens } in self.take_ended()? {
+                admission.release(prompt.capacity());
+                forecast.spared(prompt.max_tokens - tokens.len());
+                let text = cut(&self.tokenizer.decode(&tokens)?, prompt.stop).to_owned();
+                done(prompt.document, vec![Response::Generate { text, tokens }])?;
+            }
+            self.step()?;
+            forecast.generated(self.running.len());
         }
-        for index in (0..running.len()).rev() {
-            if let Some(text) = running[index].finished(encoder)? {
-                pasts.swap_remove(index);
-                let Running { document, tokens, .. } = running.swap_remove(index);
-                done(document, vec![Response::Generate { text, tokens }])?;
+    }
+
+    /// Reads prompts as one trie and takes the first token of each.
+    fn read(&mut self, prompts: Vec<Prompt<'a>>, forecast: &mut Forecast) -> Result<()> {
+        let laid = Laid::of(&prompts.iter().map(|prompt| &prompt.ids[..]).collect::<Vec<_>>());
+        let mut pasts = Vec::with_capacity(prompts.len());
+        for prompt in &prompts {
+            pasts.push(self.decoder.past(prompt.capacity())?);
+        }
+        let hidden = self.decoder.walk(&laid.packed, Pasts::Begin { pasts: &mut pasts, leaves: &laid.leaves })?;
+        let rows: Vec<usize> =
+            prompts.iter().enumerate().map(|(at, prompt)| laid.row(at, prompt.ids.len() - 1)).collect();
+        let first = self.decoder.greedy(&hidden, &rows)?;
+        let mut prefixes = Prefixes::default();
+        for (prompt, token) in prompts.into_iter().zip(first) {
+            forecast.read(prompt.document, prefixes.insert(&prompt.ids));
+            forecast.generated(1);
+            self.running.push(Running { prompt, tokens: vec![token] });
+        }
+        self.pasts.extend(pasts);
+        Ok(())
+    }
+
+    /// One more token for every running document.
+    fn step(&mut self) -> Result<()> {
+        if self.running.is_empty() {
+            return Ok(());
+        }
+        let mut packed = Packed::default();
+        for (document, past) in self.running.iter().zip(&self.pasts) {
+            let last = document.tokens.last().expect("a running document has its first token");
+            packed.push_at(&[*last], self.decoder.past_len(past));
+        }
+        let hidden = self.decoder.walk(&packed, Pasts::Continue(&mut self.pasts))?;
+        let rows: Vec<usize> = (0..self.running.len()).collect();
+        for (document, token) in self.running.iter_mut().zip(self.decoder.greedy(&hidden, &rows)?) {
+            document.tokens.push(token);
+        }
+        Ok(())
+    }
+
+    /// Documents that need no further token; their pasts are freed.
+    fn take_ended(&mut self) -> Result<Vec<Running<'a>>> {
+        let mut ended = Vec::new();
+        for index in (0..self.running.len()).rev() {
+            if self.running[index].has_ended(self.tokenizer)? {
+                self.pasts.swap_remove(index);
+                ended.push(self.running.swap_remove(index));
             }
         }
-        step(decoder, &mut running, &mut pasts)?;
-        work.progress.advance(running.len() as u64);
+        Ok(ended)
     }
-    Ok(())
-}
-
-/// Reads a document's prompt and takes its first token.
-fn start<'a, D: Decoder>(
-    decoder: &D,
-    encoder: &Encoder,
-    work: &Work<'a>,
-    document: usize,
-) -> Result<(Running<'a>, D::Past)> {
-    let [Request::Generate { context, stop, max_tokens }] = &work.documents[document][..] else {
-        bail!("document {document} does not ask for one generation");
-    };
-    let ids = encoder.prompt(context, *max_tokens)?;
-    work.progress.add_total((ids.len() + max_tokens) as u64);
-    let mut past = decoder.past(ids.len() + max_tokens)?;
-    let begin = Pasts::Begin { pasts: std::slice::from_mut(&mut past), leaves: &[0] };
-    let hidden = decoder.walk(&Packed::rows(&[&ids]), begin)?;
-    let tokens = decoder.greedy(&hidden, &[ids.len() - 1])?;
-    work.progress.advance(ids.len() as u64);
-    Ok((Running { document, stop, max_tokens: *max_tokens, tokens }, past))
-}
-
-/// One more token for every running document.
-fn step<D: Decoder>(decoder: &D, running: &mut [Running], pasts: &mut [D::Past]) -> Result<()> {
-    if running.is_empty() {
-        return Ok(());
-    }
-    let mut packed = Packed::default();
-    for (document, past) in running.iter().zip(pasts.iter()) {
-        let last = document.tokens.last().expect("a running document has its first token");
-        packed.push_at(&[*last], decoder.past_len(past));
-    }
-    let hidden = decoder.walk(&packed, Pasts::Continue(pasts))?;
-    let rows: Vec<usize> = (0..running.len()).collect();
-    for (document, token) in running.iter_mut().zip(decoder.greedy(&hidden, &rows)?) {
-        document.tokens.push(token);
-    }
-    Ok(())
 }
 
 impl Running<'_> {
-    /// The cut text, once the document has ended, reached its limit or shown a stop string.
-    fn finished(&self, encoder: &Encoder) -> Result<Option<String>> {
-        let ends = encoder.tokenizer.eos();
-        let ended = self.tokens.last().is_some_and(|token| ends.contains(token));
-        let text = encoder.tokenizer.decode(&self.tokens)?;
-        let stopped = self.stop.iter().any(|stop| text.contains(stop.as_str()));
-        let full = self.tokens.len() >= self.max_tokens;
-        Ok((ended || stopped || full).then(|| cut(&text, self.stop).to_owned()))
+    /// At an end of text, at its limit, or at a stop string.
+    fn has_ended(&self, tokenizer: &Tokenizer) -> Result<bool> {
+        let is_end = self.tokens.last().is_some_and(|token| tokenizer.eos().contains(token));
+        Ok(is_end || self.tokens.len() >= self.prompt.max_tokens || self.shows_stop(tokenizer)?)
+    }
+
+    /// Whether a stop string appeared, looked for where the newest token could have completed one.
+    fn shows_stop(&self, tokenizer: &Tokenizer) -> Result<bool> {
+        let longest = self.prompt.stop.iter().map(String::len).max().unwrap_or(0); // a token is a byte or more
+        let tail = &self.tokens[self.tokens.len().saturating_sub(longest + MARGIN)..];
+        // Cut out of its text a tail may decode otherwise (without its first space), so the whole text confirms.
+        Ok(self.is_stop(&tokenizer.decode(tail)?) && self.is_stop(&tokenizer.decode(&self.tokens)?))
+    }
+
+    fn is_stop(&self, text: &str) -> bool {
+        self.prompt.stop.iter().any(|stop| text.contains(stop.as_str()))
     }
 }
 

@@ -1,12 +1,20 @@
 //! An engine answers requests. It is given all of an evaluation's documents at once, because knowing the whole work
 //! is what lets it share prefixes and visit each layer once for many tokens; it reports documents as they finish.
 
+mod admission;
+mod ahead;
+pub mod budget;
+pub mod cost;
+mod forecast;
 mod generate;
 pub mod local;
 pub mod open;
+pub mod plan;
+mod prefixes;
 pub mod scripted;
 pub mod tokens;
-pub mod trie;
+mod trie;
+mod waves;
 
 use anyhow::Result;
 
@@ -17,11 +25,20 @@ use crate::request::{Request, Response};
 /// Everything one call has to answer.
 pub struct Work<'a> {
     /// The requests of each document, in evaluation order.
-    pub documents: &'a [Vec<Request>],
+    pub documents: &'a [&'a [Request]],
     /// Whether prompts carry the tokenizer's special tokens (see `Protocol::special_tokens`).
     pub special_tokens: bool,
     /// Counts tokens; the engine sets the total once it knows it.
     pub progress: Progress,
+}
+
+impl Work<'_> {
+    /// Documents that are scored, and those that are generated.
+    fn kinds(&self) -> (Vec<usize>, Vec<usize>) {
+        let is_generation = |&document: &usize| matches!(self.documents[document], [Request::Generate { .. }]);
+        let (generations, scorings) = (0..self.documents.len()).partition(is_generation);
+        (scorings, generations)
+    }
 }
 
 /// Called once per document, in any order, as soon as all its responses are there (in the order of its requests).

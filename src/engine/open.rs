@@ -4,35 +4,142 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
+use clap::ValueEnum;
+use half::bf16;
 
+use super::budget::{Limits, Memory};
 use super::local::LocalEngine;
+use super::{Engine, cost};
+use crate::kernel::{Element, Isa};
 use crate::model::adapter::peft;
 use crate::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
-use crate::model::decoder::Decoder;
+use crate::model::cpu::{self, CpuDecoder};
+use crate::model::decoder::{Decoder, Footprint};
 use crate::model_id::ModelId;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
 use crate::weights::writer::Dtype;
 
-/// Loads the checkpoint at `path` with the adapter in the folder `adapter`, numbers as `id` says.
-pub fn open(path: &Path, adapter: Option<&Path>, id: &ModelId) -> Result<LocalEngine<CandleDecoder>> {
-    let dtype = Dtype::parse(&id.dtype)?;
-    let checkpoint = Checkpoint::open(path)?;
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
-    let options = LoadOptions { device: Device::Cpu, numerics: numerics(dtype), nf4: id.quantization.is_some() };
-    let mut decoder = CandleDecoder::load(&checkpoint, &config, &options)?;
-    if let Some(folder) = adapter {
-        let adapter = peft::read(folder, &config)?;
-        decoder.set_adapter(&adapter).with_context(|| format!("the adapter in {}", folder.display()))?;
-    }
-    Ok(LocalEngine::new(id.clone(), decoder, Tokenizer::open(path)?))
+/// Where a decoder's arithmetic is at home.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Home {
+    /// Kernels of our own.
+    #[default]
+    Cpu,
+    /// candle's tensors.
+    Candle,
 }
 
-fn numerics(dtype: Dtype) -> Numerics {
-    match dtype {
+impl Home {
+    /// What an identity says of it for a model of that dtype: a number that grows when the arithmetic changes, and what
+    /// this processor makes of products and sums where that shows in the last bits.
+    pub fn engine(self, dtype: Dtype) -> String {
+        match self {
+            Home::Cpu => format!("cpu-1-{}", Isa::best().arithmetic(dtype == Dtype::BF16)),
+            Home::Candle => "candle-cpu-1".to_owned(),
+        }
+    }
+}
+
+/// A model on disk, and where it is to run.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// A folder or a GGUF file.
+    pub checkpoint: &'a Path,
+    /// The folder of an adapter.
+    pub adapter: Option<&'a Path>,
+    pub home: Home,
+}
+
+/// Loads the model of `place`, numbers as `id` says, to run within `memory`.
+pub fn open(place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
+    let checkpoint = Checkpoint::open(place.checkpoint)?;
+    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    let held = Held { dtype: Dtype::parse(&id.dtype)?, nf4: id.quantization.is_some() };
+    match (place.home, held.dtype) {
+        (Home::Cpu, Dtype::BF16) => engine(cpu::<bf16>(checkpoint, &config, held, memory)?, place, id, memory),
+        (Home::Cpu, Dtype::F32 | Dtype::F16) => {
+            engine(cpu::<f32>(checkpoint, &config, held, memory)?, place, id, memory)
+        }
+        (Home::Candle, _) => engine(candle(&checkpoint, &config, held)?, place, id, memory),
+    }
+}
+
+/// How weights are held.
+#[derive(Clone, Copy)]
+pub struct Held {
+    pub dtype: Dtype,
+    pub nf4: bool,
+}
+
+/// What a plan has to know of a decoder.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Floating-point operations a second, on this machine as it is now.
+    pub speed: f64,
+    /// Of the whole model.
+    pub footprint: Footprint,
+}
+
+/// Times one layer of the model of `place`, without loading the others.
+pub fn probe(place: Place, held: Held, memory: Memory) -> Result<Probe> {
+    let checkpoint = Checkpoint::open(place.checkpoint)?;
+    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    match (place.home, held.dtype) {
+        (Home::Cpu, Dtype::BF16) => probe_cpu::<bf16>(place.checkpoint, &config, held, memory),
+        (Home::Cpu, Dtype::F32 | Dtype::F16) => probe_cpu::<f32>(place.checkpoint, &config, held, memory),
+        (Home::Candle, _) => probe_layer(&config, |config| candle(&checkpoint, config, held)),
+    }
+}
+
+fn probe_cpu<E: Element>(path: &Path, config: &ModelConfig, held: Held, memory: Memory) -> Result<Probe> {
+    let load = |config: &ModelConfig, memory| cpu::<E>(Checkpoint::open(path)?, config, held, memory);
+    let mut probe = probe_layer(config, |config| load(config, Memory(u64::MAX)))?;
+    if probe.footprint.fixed as u64 > memory.0 {
+        probe.footprint = load(config, memory)?.footprint(); // it will stream, which takes no loading
+    }
+    Ok(probe)
+}
+
+fn probe_layer<D: Decoder>(config: &ModelConfig, load: impl Fn(&ModelConfig) -> Result<D>) -> Result<Probe> {
+    let cut = |layers: usize| ModelConfig { num_hidden_layers: layers, ..config.clone() };
+    let none = load(&cut(0))?.footprint();
+    let decoder = load(&cut(1))?;
+    let one = decoder.footprint();
+    let layers = config.num_hidden_layers;
+    let footprint = Footprint {
+        fixed: none.fixed + layers * (one.fixed - none.fixed),
+        per_token: one.per_token,
+        per_past_token: layers * one.per_past_token,
+    };
+    Ok(Probe { speed: cost::speed(&decoder)?, footprint })
+}
+
+fn engine<D: Decoder + 'static>(mut decoder: D, place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
+    if let Some(folder) = place.adapter {
+        let adapter = peft::read(folder, decoder.config())?;
+        decoder.set_adapter(&adapter).with_context(|| format!("the adapter in {}", folder.display()))?;
+    }
+    let tokenizer = Tokenizer::open(place.checkpoint)?;
+    Ok(Box::new(LocalEngine::new(id.clone(), decoder, tokenizer, Limits::of(memory))))
+}
+
+fn cpu<E: Element>(checkpoint: Checkpoint, config: &ModelConfig, held: Held, memory: Memory) -> Result<CpuDecoder<E>> {
+    let options = cpu::LoadOptions {
+        isa: Isa::best(),
+        rounded_to_f16: held.dtype == Dtype::F16,
+        nf4: held.nf4,
+        memory: memory.0,
+    };
+    CpuDecoder::load(checkpoint, config, &options)
+}
+
+fn candle(checkpoint: &Checkpoint, config: &ModelConfig, held: Held) -> Result<CandleDecoder> {
+    let numerics = match held.dtype {
         Dtype::F32 => Numerics::F32,
         Dtype::BF16 => Numerics::BF16,
         Dtype::F16 => Numerics::F16,
-    }
+    };
+    CandleDecoder::load(checkpoint, config, &LoadOptions { device: Device::Cpu, numerics, nf4: held.nf4 })
 }

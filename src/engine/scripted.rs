@@ -130,11 +130,12 @@ mod tests {
 
     fn answers(name: &str) -> Result<Vec<Vec<Response>>> {
         let ask = |continuation: &str| Request::LogLikelihood {
-            context: "2 + 2 =".to_owned(),
+            context: "2 + 2 =".into(),
             continuation: continuation.to_owned(),
         };
-        let generate = Request::Generate { context: "How many?".to_owned(), stop: Vec::new(), max_tokens: 256 };
-        let documents = [vec![ask(" 4"), ask(" 5")], vec![generate]];
+        let generate = Request::Generate { context: "How many?".into(), stop: Vec::new(), max_tokens: 256 };
+        let (choices, text) = ([ask(" 4"), ask(" 5")], [generate]);
+        let documents = [&choices[..], &text[..]];
         let mut answers = Vec::new();
         let work = Work { documents: &documents, special_tokens: false, progress: Progress::hidden() };
         ScriptedEngine::new(name)?.answer(&work, &mut |_, responses| {

@@ -2,9 +2,10 @@
 //! `protocol.md`, section 5; lm-evaluation-harness, `lm_eval/api/model.py` (`_encode_pair`) and `models/huggingface.py`.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::hash_map::Entry;
+use std::ops::Range;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::python;
 use crate::request::Request;
@@ -13,21 +14,59 @@ use crate::tokenizer::Tokenizer;
 /// A scored pair as tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pair {
-    /// What the model sees before the continuation, already cut from the left.
-    pub context: Arc<[u32]>,
-    /// What is scored.
-    pub continuation: Arc<[u32]>,
+    /// Context and continuation, already cut from the left.
+    ids: Vec<u32>,
+    /// Where the continuation begins; never 0, and never the end.
+    scored_from: usize,
 }
 
 impl Pair {
-    /// All tokens in order.
-    pub fn ids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.context.iter().chain(self.continuation.iter()).copied()
+    /// A context and a continuation of at least one token each.
+    pub fn new(context: &[u32], continuation: &[u32]) -> Pair {
+        debug_assert!(!context.is_empty() && !continuation.is_empty());
+        Pair { scored_from: context.len(), ids: [context, continuation].concat() }
     }
 
-    /// Tokens in all; at least one of them is scored.
-    pub fn count(&self) -> usize {
-        self.context.len() + self.continuation.len()
+    /// What the model sees before the continuation.
+    pub fn context(&self) -> &[u32] {
+        &self.ids[..self.scored_from]
+    }
+
+    /// What is scored.
+    pub fn continuation(&self) -> &[u32] {
+        &self.ids[self.scored_from..]
+    }
+
+    /// All tokens.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// What the model has to see: all but the last token, of which only the probability is wanted.
+    pub fn fed(&self) -> &[u32] {
+        &self.ids[..self.ids.len() - 1]
+    }
+
+    /// Indices into `fed` of the tokens after which each token of the continuation is expected.
+    pub fn scored_after(&self) -> Range<usize> {
+        self.scored_from - 1..self.ids.len() - 1
+    }
+}
+
+/// What a generation begins with, as tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt<'a> {
+    /// The document's place in the work.
+    pub document: usize,
+    pub ids: Vec<u32>,
+    pub stop: &'a [String],
+    pub max_tokens: usize,
+}
+
+impl Prompt<'_> {
+    /// Tokens that the sequence may come to.
+    pub fn capacity(&self) -> usize {
+        self.ids.len() + self.max_tokens
     }
 }
 
@@ -42,7 +81,7 @@ pub struct Encoder<'a> {
 impl Encoder<'_> {
     /// The pairs of a document's log-likelihood requests, in order.
     pub fn pairs(&self, requests: &[Request]) -> Result<Vec<Pair>> {
-        let mut contexts: HashMap<&str, Arc<[u32]>> = HashMap::new();
+        let mut contexts: HashMap<&str, Vec<u32>> = HashMap::new();
         let mut pairs = Vec::with_capacity(requests.len());
         for request in requests {
             let Request::LogLikelihood { context, continuation } = request else {
@@ -57,35 +96,46 @@ impl Encoder<'_> {
         &self,
         context: &'r str,
         continuation: &str,
-        contexts: &mut HashMap<&'r str, Arc<[u32]>>,
+        contexts: &mut HashMap<&'r str, Vec<u32>>,
     ) -> Result<Pair> {
         if context.is_empty() {
-            let continuation = self.tokenizer.encode(continuation, false)?;
-            return self.cut(Arc::from([self.empty_context()?]), continuation.into());
+            let scored = self.tokenizer.encode(continuation, false)?;
+            ensure!(!scored.is_empty(), "the continuation {continuation:?} has no token");
+            return self.cut(Pair::new(&[self.empty_context()?], &scored));
         }
         // Trailing whitespace belongs to the continuation: a tokenizer would merge it with what follows.
         let stripped = python::rstrip(context);
         let whole = self.tokenizer.encode(&format!("{context}{continuation}"), self.special_tokens)?;
-        let context: Arc<[u32]> = match contexts.get(stripped) {
-            Some(known) => known.clone(),
-            None => self.tokenizer.encode(stripped, self.special_tokens)?.into(),
+        let context = match contexts.entry(stripped) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(self.tokenizer.encode(stripped, self.special_tokens)?),
         };
-        contexts.insert(stripped, context.clone());
         // Cut by count, not by comparing tokens: where the boundary tokenises differently the harness does not care.
         let Some(scored) = whole.get(context.len()..).filter(|scored| !scored.is_empty()) else {
             bail!("the continuation {continuation:?} adds no token to its context");
         };
-        self.cut(context, scored.into())
+        self.cut(Pair::new(context, scored))
     }
 
     /// Cut from the left to `max_length + 1` tokens, the last of which is scored but never fed.
-    fn cut(&self, context: Arc<[u32]>, continuation: Arc<[u32]>) -> Result<Pair> {
-        if continuation.len() > self.max_length {
-            bail!("a continuation of {} tokens exceeds the model's {}", continuation.len(), self.max_length);
+    fn cut(&self, mut pair: Pair) -> Result<Pair> {
+        let scored = pair.continuation().len();
+        if scored > self.max_length {
+            bail!("a continuation of {scored} tokens exceeds the model's {}", self.max_length);
         }
-        let excess = (context.len() + continuation.len()).saturating_sub(self.max_length + 1);
-        let context = if excess == 0 { context } else { context[excess..].into() };
-        Ok(Pair { context, continuation })
+        let excess = pair.ids.len().saturating_sub(self.max_length + 1);
+        pair.ids.drain(..excess);
+        pair.scored_from -= excess;
+        Ok(pair)
+    }
+
+    /// The prompt of document `document`, which asks for one generation.
+    pub fn generation<'r>(&self, document: usize, requests: &'r [Request]) -> Result<Prompt<'r>> {
+        let [Request::Generate { context, stop, max_tokens }] = requests else {
+            bail!("a document asks for more than one generation");
+        };
+        let ids = self.prompt(context, *max_tokens)?;
+        Ok(Prompt { document, ids, stop, max_tokens: *max_tokens })
     }
 
     /// The prompt of a generation, cut from the left so that `max_tokens` more fit.

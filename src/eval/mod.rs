@@ -193,8 +193,8 @@ impl<'a> Evaluation<'a> {
         let mut engine = open()?;
         let name = &self.subject.name;
         ensure!(*engine.id() == self.subject.id, "{name}: its files changed while it was opened; start again");
-        let documents: Vec<Vec<Request>> =
-            missing.iter().map(|at| self.questions[at.task].documents[at.document].requests.clone()).collect();
+        let documents: Vec<&[Request]> =
+            missing.iter().map(|at| &self.questions[at.task].documents[at.document].requests[..]).collect();
         let special_tokens = self.conditions.protocol.special_tokens();
         let work = Work { documents: &documents, special_tokens, progress: progress.clone() };
         let mut unanswered = missing.len();

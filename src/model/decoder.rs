@@ -85,12 +85,16 @@ pub trait Decoder: Send + Sync {
     /// The most probable next token after each of `rows`, the first of equals.
     fn greedy(&self, hidden: &Self::Hidden, rows: &[usize]) -> Result<Vec<u32>>;
 
-    /// All layers, each visited once: the hidden states after the last, before the final norm.
-    fn walk(&self, packed: &Packed, mut pasts: Pasts<Self::Past>) -> Result<Self::Hidden> {
-        let mut hidden = self.embed(packed)?;
-        for index in 0..self.config().num_hidden_layers {
-            self.layer(index, &mut hidden, packed, &mut pasts)?;
-        }
-        Ok(hidden)
+    /// All layers, each visited once: the hidden states after the last, before the final norm. Runs on one of rayon's
+    /// threads, so that a product need not wake the first of those that share it.
+    fn walk(&self, packed: &Packed, pasts: Pasts<Self::Past>) -> Result<Self::Hidden> {
+        rayon::scope(|_| {
+            let mut pasts = pasts;
+            let mut hidden = self.embed(packed)?;
+            for index in 0..self.config().num_hidden_layers {
+                self.layer(index, &mut hidden, packed, &mut pasts)?;
+            }
+            Ok(hidden)
+        })
     }
 }

@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod candle;
 pub mod config;
+pub mod cpu;
 pub mod decoder;
 pub mod names;
 pub mod packed;

@@ -4,14 +4,14 @@
 
 use anyhow::{Result, bail};
 
-use crate::model::config::ModelConfig;
+use crate::model::config::{Architecture, ModelConfig};
 use crate::weights::Checkpoint;
 
 pub const EMBEDDING: &str = "model.embed_tokens.weight"; // (vocabulary, hidden)
 pub const NORM: &str = "model.norm.weight"; // (hidden)
 pub const HEAD: &str = "lm_head.weight"; // (vocabulary, hidden); absent where the embedding is the head
 
-/// The linears of an expert: `w2(silu(w1 x) * w3 x)`.
+/// The linears of an expert: `w2(silu(w1 x) * w3 x)`, by the names Mixtral gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpertPart {
     W1,
@@ -22,7 +22,16 @@ pub enum ExpertPart {
 impl ExpertPart {
     pub const ALL: [ExpertPart; 3] = [ExpertPart::W1, ExpertPart::W2, ExpertPart::W3];
 
-    pub fn name(self) -> &'static str {
+    /// What a dense feed-forward calls it, and experts other than Mixtral's.
+    fn dense(self) -> &'static str {
+        match self {
+            ExpertPart::W1 => "gate_proj",
+            ExpertPart::W2 => "down_proj",
+            ExpertPart::W3 => "up_proj",
+        }
+    }
+
+    fn mixtral(self) -> &'static str {
         match self {
             ExpertPart::W1 => "w1",
             ExpertPart::W2 => "w2",
@@ -34,6 +43,11 @@ impl ExpertPart {
 /// The tensor of a module.
 pub fn weight(module: &str) -> String {
     format!("{module}.weight")
+}
+
+/// The tensor of a module's bias, (outputs).
+pub fn bias(module: &str) -> String {
+    format!("{module}.bias")
 }
 
 pub fn q_proj(layer: usize) -> String {
@@ -68,12 +82,32 @@ pub fn down_proj(layer: usize) -> String {
 }
 
 /// The router of a mixture.
-pub fn router(layer: usize) -> String {
-    format!("model.layers.{layer}.block_sparse_moe.gate")
+pub fn router(config: &ModelConfig, layer: usize) -> String {
+    format!("{}.gate", mixture(config, layer))
 }
 
-pub fn expert(layer: usize, expert: usize, part: ExpertPart) -> String {
-    format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.{}", part.name())
+pub fn expert(config: &ModelConfig, layer: usize, expert: usize, part: ExpertPart) -> String {
+    let part = if calls_experts_as_mixtral(config) { part.mixtral() } else { part.dense() };
+    format!("{}.experts.{expert}.{part}", mixture(config, layer))
+}
+
+fn mixture(config: &ModelConfig, layer: usize) -> String {
+    let block = if calls_experts_as_mixtral(config) { "block_sparse_moe" } else { "mlp" };
+    format!("model.layers.{layer}.{block}")
+}
+
+fn calls_experts_as_mixtral(config: &ModelConfig) -> bool {
+    match config.architecture {
+        Architecture::Mixtral => true,
+        Architecture::Llama
+        | Architecture::Mistral
+        | Architecture::Qwen2
+        | Architecture::Qwen3
+        | Architecture::Qwen3Moe
+        | Architecture::Gemma2
+        | Architecture::Gemma3
+        | Architecture::Phi3 => false,
+    }
 }
 
 /// The tensor of the norm before attention, (hidden).
@@ -81,9 +115,31 @@ pub fn input_norm(layer: usize) -> String {
     format!("model.layers.{layer}.input_layernorm.weight")
 }
 
-/// The tensor of the norm before the feed-forward, (hidden).
-pub fn post_attention_norm(layer: usize) -> String {
+/// The tensor of the norm before the feed-forward, (hidden). Gemma means another by the name others give it
+/// ([`attention_output_norm`]).
+pub fn feed_forward_norm(config: &ModelConfig, layer: usize) -> String {
+    let name = if config.sandwich_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+    format!("model.layers.{layer}.{name}.weight")
+}
+
+/// With sandwich norms: the tensor of the norm of attention's output, (hidden).
+pub fn attention_output_norm(layer: usize) -> String {
     format!("model.layers.{layer}.post_attention_layernorm.weight")
+}
+
+/// With sandwich norms: the tensor of the norm of the feed-forward's output, (hidden).
+pub fn feed_forward_output_norm(layer: usize) -> String {
+    format!("model.layers.{layer}.post_feedforward_layernorm.weight")
+}
+
+/// With head norms: the tensor of the norm of each query head, (head_dim).
+pub fn query_norm(layer: usize) -> String {
+    format!("model.layers.{layer}.self_attn.q_norm.weight")
+}
+
+/// With head norms: the tensor of the norm of each key head, (head_dim).
+pub fn key_norm(layer: usize) -> String {
+    format!("model.layers.{layer}.self_attn.k_norm.weight")
 }
 
 /// A linear module of a layer, with its weight's shape.
@@ -95,7 +151,7 @@ pub struct Linear {
 }
 
 /// All linears of a layer: q, k, v, o, then the feed-forward's (dense: gate, up, down; a mixture: the router, then
-/// w1, w2, w3 of each expert).
+/// w1, w2, w3 of each expert). Biases are not linears: an adapter has none.
 pub fn linears(config: &ModelConfig, layer: usize) -> Vec<Linear> {
     let hidden = config.hidden_size;
     let queries = config.num_attention_heads * config.head_dim;
@@ -115,11 +171,11 @@ pub fn linears(config: &ModelConfig, layer: usize) -> Vec<Linear> {
             linear(down_proj(layer), hidden, width),
         ]),
         Some(mixture) => {
-            linears.push(linear(router(layer), mixture.experts, hidden));
+            linears.push(linear(router(config, layer), mixture.experts, hidden));
             for index in 0..mixture.experts {
-                linears.push(linear(expert(layer, index, ExpertPart::W1), width, hidden));
-                linears.push(linear(expert(layer, index, ExpertPart::W2), hidden, width));
-                linears.push(linear(expert(layer, index, ExpertPart::W3), width, hidden));
+                linears.push(linear(expert(config, layer, index, ExpertPart::W1), width, hidden));
+                linears.push(linear(expert(config, layer, index, ExpertPart::W2), hidden, width));
+                linears.push(linear(expert(config, layer, index, ExpertPart::W3), width, hidden));
             }
         }
     }
@@ -131,8 +187,7 @@ pub fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let hidden = config.hidden_size;
     let mut tensors = vec![(EMBEDDING.to_owned(), vec![config.vocab_size, hidden])];
     for layer in 0..config.num_hidden_layers {
-        tensors.push((input_norm(layer), vec![hidden]));
-        tensors.push((post_attention_norm(layer), vec![hidden]));
+        tensors.extend(vectors(config, layer));
         let linears = linears(config, layer).into_iter();
         tensors.extend(linears.map(|linear| (weight(&linear.module), vec![linear.outputs, linear.inputs])));
     }
@@ -141,6 +196,27 @@ pub fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         tensors.push((HEAD.to_owned(), vec![config.vocab_size, hidden]));
     }
     tensors
+}
+
+/// The norms and biases of a layer.
+fn vectors(config: &ModelConfig, layer: usize) -> Vec<(String, Vec<usize>)> {
+    let (hidden, head_dim) = (config.hidden_size, config.head_dim);
+    let mut vectors = vec![(input_norm(layer), vec![hidden]), (feed_forward_norm(config, layer), vec![hidden])];
+    if config.sandwich_norms {
+        vectors.push((attention_output_norm(layer), vec![hidden]));
+        vectors.push((feed_forward_output_norm(layer), vec![hidden]));
+    }
+    if config.head_norms {
+        vectors.push((query_norm(layer), vec![head_dim]));
+        vectors.push((key_norm(layer), vec![head_dim]));
+    }
+    if config.attention_bias {
+        let keys = config.num_key_value_heads * head_dim;
+        vectors.push((bias(&q_proj(layer)), vec![config.num_attention_heads * head_dim]));
+        vectors.push((bias(&k_proj(layer)), vec![keys]));
+        vectors.push((bias(&v_proj(layer)), vec![keys]));
+    }
+    vectors
 }
 
 /// Checks that `checkpoint` holds every expected tensor in its shape, and none that would be left unused silently.

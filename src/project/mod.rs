@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 pub use model::{ModelSpec, Source};
 
+use crate::engine::open::Home;
 use crate::hub::Repository;
 use crate::model_id::Quantization;
 use crate::protocol::Protocol;
@@ -195,6 +196,7 @@ impl WireModel {
             adapter: self.adapter.map(|adapter| folder.join(adapter)),
             dtype: self.dtype,
             quantization: self.quantization,
+            home: Home::default(),
         })
     }
 }

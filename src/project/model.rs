@@ -6,13 +6,16 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::chat::ChatTemplate;
 use crate::engine::Engine;
-use crate::engine::open::open;
+use crate::engine::budget::Memory;
+use crate::engine::open::{self, Held, Home, Place, Probe};
 use crate::engine::scripted::ScriptedEngine;
 use crate::hub::{self, Repository};
-use crate::model_id::{ModelId, Quantization};
+use crate::model::config::ModelConfig;
+use crate::model_id::{ModelId, Quantization, own_dtype};
 use crate::published::Published;
 use crate::store::Store;
 use crate::tokenizer::Tokenizer;
+use crate::weights::Checkpoint;
 use crate::weights::writer::Dtype;
 
 /// Where a model comes from.
@@ -38,11 +41,19 @@ pub struct ModelSpec {
     /// The checkpoint's own if not given.
     pub dtype: Option<Dtype>,
     pub quantization: Option<Quantization>,
+    pub home: Home,
 }
 
 impl ModelSpec {
     pub(super) fn plain(name: &str, source: Source) -> ModelSpec {
-        ModelSpec { name: name.to_owned(), source, adapter: None, dtype: None, quantization: None }
+        ModelSpec {
+            name: name.to_owned(),
+            source,
+            adapter: None,
+            dtype: None,
+            quantization: None,
+            home: Home::default(),
+        }
     }
 
     /// The checkpoint's folder or GGUF file; one of the hub is fetched as far as it is not in the cache.
@@ -68,19 +79,36 @@ impl ModelSpec {
         }
         let mut digests = store.file_digests();
         let adapter = self.adapter.as_deref();
-        ModelId::of_checkpoint(&self.checkpoint()?, adapter, self.dtype, self.quantization, &mut |file| {
-            digests.of(file)
-        })
-        .with_context(|| format!("model `{}`", self.name))
+        let engine = |dtype| self.home.engine(dtype);
+        let mut file_digest = |file: &Path| digests.of(file);
+        let path = self.checkpoint()?;
+        ModelId::of_checkpoint(&path, adapter, self.dtype, self.quantization, engine, &mut file_digest)
+            .with_context(|| format!("model `{}`", self.name))
     }
 
-    /// The engine that runs it; `id` is what `id` gave.
-    pub fn open(&self, id: &ModelId) -> Result<Box<dyn Engine>> {
+    /// The engine that runs it within `memory`; `id` is what `id` gave.
+    pub fn open(&self, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
         if let Source::Scripted(name) = &self.source {
             return Ok(Box::new(ScriptedEngine::new(name)?));
         }
-        let engine = open(&self.checkpoint()?, self.adapter.as_deref(), id);
-        Ok(Box::new(engine.with_context(|| format!("model `{}`", self.name))?))
+        let checkpoint = self.checkpoint()?;
+        let place = Place { checkpoint: &checkpoint, adapter: self.adapter.as_deref(), home: self.home };
+        open::open(place, id, memory).with_context(|| format!("model `{}`", self.name))
+    }
+
+    /// How fast one layer of it runs here, and what all of it would need.
+    pub fn probe(&self, memory: Memory) -> Result<Probe> {
+        let path = self.checkpoint()?;
+        let place = Place { checkpoint: &path, adapter: self.adapter.as_deref(), home: self.home };
+        let dtype = self.dtype.map_or_else(|| own_dtype(&Checkpoint::open(&path)?), Ok)?;
+        let held = Held { dtype, nf4: self.quantization == Some(Quantization::Nf4) };
+        open::probe(place, held, memory).with_context(|| format!("model `{}`", self.name))
+    }
+
+    /// Its shape.
+    pub fn config(&self) -> Result<ModelConfig> {
+        let checkpoint = Checkpoint::open(&self.checkpoint()?)?;
+        ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())
     }
 
     /// Its tokenizer.

@@ -20,6 +20,11 @@ pub fn print(table: &Table, width: Option<usize>) -> String {
     format!("{text}\n{} · scores in percent ± standard error\n{notes}", table.protocol)
 }
 
+/// Lines of cells, the first the head; the first columns are text, the others figures.
+pub fn grid(lines: Vec<Vec<String>>, text_columns: usize, width: Option<usize>) -> String {
+    Grid { lines, text_columns }.render(width)
+}
+
 /// Cells in lines; the first line is the head, the first columns are text.
 struct Grid {
     lines: Vec<Vec<String>>,

@@ -199,11 +199,11 @@ mod tests {
 
     #[test]
     fn stored_answers_are_answers_again() {
-        let ask = Request::LogLikelihood { context: "a".to_owned(), continuation: " b".to_owned() };
+        let ask = Request::LogLikelihood { context: "a".into(), continuation: " b".to_owned() };
         let expected = Response::LogLikelihood { sum: -1.0 / 3.0, tokens: vec![7, 8], is_greedy: true };
         assert_eq!(responses(&score(0, "x"), std::slice::from_ref(&ask)), Some(vec![expected]));
         assert_eq!(responses(&score(0, "x"), &[ask.clone(), ask]), None);
-        let generate = Request::Generate { context: "a".to_owned(), stop: Vec::new(), max_tokens: 1 };
+        let generate = Request::Generate { context: "a".into(), stop: Vec::new(), max_tokens: 1 };
         assert_eq!(responses(&score(0, "x"), &[generate]), None);
     }
 }

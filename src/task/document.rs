@@ -2,6 +2,7 @@
 //! `protocol.md`, sections 2, 3, 5 of 3, and 7.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
@@ -191,7 +192,7 @@ impl Asked<'_> {
         let separator = if self.chat.is_some() { "" } else { " " };
         Ok(match item {
             Item::Choice { question, .. } | Item::True { question, .. } => {
-                let context = self.context(preamble, question)?;
+                let context: Arc<str> = self.context(preamble, question)?.into();
                 let ask = |choice| Request::LogLikelihood {
                     context: context.clone(),
                     continuation: format!("{separator}{choice}"),
@@ -201,7 +202,7 @@ impl Asked<'_> {
             Item::Partial { beginnings, ending, .. } => {
                 let continuation = if self.chat.is_some() { &ending[1..] } else { ending };
                 let ask = |beginning: &String| {
-                    let context = self.context(preamble, beginning)?;
+                    let context = self.context(preamble, beginning)?.into();
                     Ok(Request::LogLikelihood { context, continuation: continuation.to_owned() })
                 };
                 beginnings.iter().map(ask).collect::<Result<_>>()?
@@ -218,7 +219,7 @@ impl Asked<'_> {
             Protocol::LeaderboardV1 => &generation.stop,
             Protocol::LmEvalLatest | Protocol::LmEvalLatestOpenllm => &generation.stop_latest,
         };
-        Request::Generate { context, stop: stop.clone(), max_tokens: generation.max_tokens }
+        Request::Generate { context: context.into(), stop: stop.clone(), max_tokens: generation.max_tokens }
     }
 
     /// Description, examples and question as plain text, or as a conversation.

@@ -16,7 +16,7 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
 use crate::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
 
-use super::{empty_folder, state_dtype, write_beside};
+use super::{empty_folder, not_quantized, refuse_fused, state_dtype, write_beside};
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,7 @@ pub fn merge(model: &Path, adapter: &Adapter, out: &Path, dtype: Option<Dtype>) 
     let checkpoint = Checkpoint::open(model)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
     names::check(&checkpoint, &config)?;
+    refuse_fused(&config, model)?;
     let pairs = pairs_by_weight(&checkpoint, adapter, model)?;
     let tokenizer = Tokenizer::open(model)?;
     empty_folder(out)?;
@@ -45,10 +46,11 @@ pub fn merge(model: &Path, adapter: &Adapter, out: &Path, dtype: Option<Dtype>) 
         .map(|name| {
             let stored = checkpoint.stored(name)?;
             let dtype = dtype.unwrap_or(Dtype::of(stored.format));
-            Ok(Planned { name: name.to_owned(), dtype, shape: stored.shape })
+            Ok(Planned { name: name.to_owned(), dtype, shape: stored.shape, nf4: false })
         })
         .collect::<Result<Vec<Planned>>>()?;
     let mut json = checkpoint.config_json().clone();
+    not_quantized(&mut json);
     let embedding = plan.iter().find(|planned| planned.name == names::EMBEDDING);
     state_dtype(&mut json, embedding.expect("every configuration has it, and names::check found it").dtype);
 

@@ -1,9 +1,10 @@
-//! One checkpoint made into another: a dense model into a mixture, an adapter merged into its base.
+//! One checkpoint made into another: a dense model into a mixture, an adapter merged into its base, a model in NF4.
 //!
-//! Both walk the tensors in the order a decoder does, hold one at a time, and write a Hugging Face folder that stands
+//! All walk the tensors in the order a decoder does, hold one at a time, and write a Hugging Face folder that stands
 //! alone: weights, `config.json`, tokenizer.
 
 pub mod merge;
+pub mod quantize;
 pub mod upcycle;
 
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::model::config::{Architecture, ModelConfig};
 use crate::tokenizer::Tokenizer;
 use crate::weights::writer::Dtype;
 
@@ -24,11 +26,29 @@ fn empty_folder(out: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Phi-3's fused tensors are read apart; what is written must open in transformers, too.
+fn refuse_fused(config: &ModelConfig, model: &Path) -> Result<()> {
+    ensure!(
+        config.architecture != Architecture::Phi3,
+        "{}: Phi-3 keeps several linears in one tensor, which is not written here; use the model, and an adapter, as \
+         they are",
+        model.display()
+    );
+    Ok(())
+}
+
 /// Writes what stands beside the weights.
 fn write_beside(out: &Path, config: &Value, tokenizer: &Tokenizer) -> Result<()> {
     let path = out.join("config.json");
     std::fs::write(&path, format!("{config:#}\n")).with_context(|| path.display().to_string())?;
     tokenizer.save(out)
+}
+
+/// Forgets that the source was quantised: what is written from it is not.
+fn not_quantized(config: &mut Value) {
+    if let Some(fields) = config.as_object_mut() {
+        fields.shift_remove("quantization_config");
+    }
 }
 
 /// States the weights' dtype under the key the configuration uses for it (`torch_dtype`; transformers 5: `dtype`).

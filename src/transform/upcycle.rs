@@ -20,7 +20,7 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
 use crate::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
 
-use super::{empty_folder, state_dtype, write_beside};
+use super::{empty_folder, not_quantized, state_dtype, write_beside};
 
 const ROUTER_DEVIATION: f64 = 0.02;
 /// As in Mixtral's own configuration.
@@ -73,16 +73,27 @@ pub fn upcycle(source: &Path, out: &Path, options: &UpcycleOptions) -> Result<Up
     if let Some(mixture) = dense.mixture {
         bail!("{}: already a mixture of {} experts; upcycling takes a dense model", source.display(), mixture.experts);
     }
+    ensure!(
+        matches!(dense.architecture, Architecture::Llama | Architecture::Mistral),
+        "{}: {:?} has parts that a Mixtral has no place for; upcycling takes a Llama or Mistral",
+        source.display(),
+        dense.architecture
+    );
     names::check(&checkpoint, &dense)?;
     let tokenizer = Tokenizer::open(source)?;
     empty_folder(out)?;
 
-    let mixture =
-        Mixture { experts: options.experts, top_k: options.top_k, router_aux_loss_coef: ROUTER_AUX_LOSS_COEF };
+    let mixture = Mixture {
+        experts: options.experts,
+        top_k: options.top_k,
+        router_aux_loss_coef: ROUTER_AUX_LOSS_COEF,
+        normalize: true,
+    };
     let config = ModelConfig { architecture: Architecture::Mixtral, mixture: Some(mixture), ..dense.clone() };
     let plan = plan(&checkpoint, &config, options)?;
     let parameters = plan.iter().map(|(planned, _)| planned.shape.iter().product::<usize>() as u64).sum();
     let mut json = config_json(checkpoint.config_json(), &config);
+    not_quantized(&mut json);
     state_dtype(&mut json, plan[0].0.dtype);
 
     let mut writer =
@@ -117,7 +128,7 @@ fn plan(checkpoint: &Checkpoint, config: &ModelConfig, options: &UpcycleOptions)
                 Source::Router => checkpoint.stored(names::EMBEDDING)?,
             };
             let dtype = options.dtype.unwrap_or(Dtype::of(stored.format));
-            Ok((Planned { name, dtype, shape }, source))
+            Ok((Planned { name, dtype, shape, nf4: false }, source))
         })
         .collect()
 }
@@ -127,7 +138,7 @@ fn sources(config: &ModelConfig) -> HashMap<String, Source> {
     let experts = config.mixture.map_or(0, |mixture| mixture.experts);
     let mut sources = HashMap::new();
     for layer in 0..config.num_hidden_layers {
-        sources.insert(names::weight(&names::router(layer)), Source::Router);
+        sources.insert(names::weight(&names::router(config, layer)), Source::Router);
         for part in ExpertPart::ALL {
             let dense = match part {
                 ExpertPart::W1 => names::gate_proj(layer),
@@ -135,7 +146,7 @@ fn sources(config: &ModelConfig) -> HashMap<String, Source> {
                 ExpertPart::W3 => names::up_proj(layer),
             };
             for expert in 0..experts {
-                let name = names::weight(&names::expert(layer, expert, part));
+                let name = names::weight(&names::expert(config, layer, expert, part));
                 sources.insert(name, Source::Expert { dense: names::weight(&dense) });
             }
         }

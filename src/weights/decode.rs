@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Format;
+use crate::kernel::Blocks;
 
 /// Numbers a worker decodes at a time: a multiple of every block.
 const CHUNK: usize = 1 << 16;
@@ -22,6 +23,7 @@ pub(super) fn to_f32(format: Format, shape: &[usize], bytes: &[u8]) -> Result<Ve
         Format::F32 => Ok(plain(bytes, f32::from_le_bytes)),
         Format::F16 => Ok(plain(bytes, |pair| f16::from_le_bytes(pair).to_f32())),
         Format::BF16 => Ok(plain(bytes, |pair| bf16::from_le_bytes(pair).to_f32())),
+        Format::Nf4 => bail!("NF4 codes mean nothing without their absmax"),
         Format::Ggml(dtype) => ggml(dtype, bytes),
     }
 }
@@ -38,44 +40,47 @@ fn plain<const N: usize>(bytes: &[u8], decode: impl Fn([u8; N]) -> f32 + Sync) -
 }
 
 fn ggml(dtype: GgmlDType, bytes: &[u8]) -> Result<Vec<f32>> {
+    let Some(blocks) = blocks(dtype) else { bail!("{dtype:?} is not a format of stored blocks") };
+    let mut values = vec![0.0; bytes.len() / blocks.bytes * blocks.count];
+    let chunk_bytes = CHUNK / blocks.count * blocks.bytes;
+    let chunks = values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(chunk_bytes));
+    chunks.for_each(|(values, bytes)| (blocks.decode)(bytes, values));
+    Ok(values)
+}
+
+/// A block format with its decoder; `None` for what is never stored.
+pub(super) fn blocks(dtype: GgmlDType) -> Option<Blocks> {
     match dtype {
-        GgmlDType::Q4_0 => Ok(blocks::<BlockQ4_0>(bytes)),
-        GgmlDType::Q4_1 => Ok(blocks::<BlockQ4_1>(bytes)),
-        GgmlDType::Q5_0 => Ok(blocks::<BlockQ5_0>(bytes)),
-        GgmlDType::Q5_1 => Ok(blocks::<BlockQ5_1>(bytes)),
-        GgmlDType::Q8_0 => Ok(blocks::<BlockQ8_0>(bytes)),
-        GgmlDType::Q2K => Ok(blocks::<BlockQ2K>(bytes)),
-        GgmlDType::Q3K => Ok(blocks::<BlockQ3K>(bytes)),
-        GgmlDType::Q4K => Ok(blocks::<BlockQ4K>(bytes)),
-        GgmlDType::Q5K => Ok(blocks::<BlockQ5K>(bytes)),
-        GgmlDType::Q6K => Ok(blocks::<BlockQ6K>(bytes)),
+        GgmlDType::Q4_0 => Some(of::<BlockQ4_0>()),
+        GgmlDType::Q4_1 => Some(of::<BlockQ4_1>()),
+        GgmlDType::Q5_0 => Some(of::<BlockQ5_0>()),
+        GgmlDType::Q5_1 => Some(of::<BlockQ5_1>()),
+        GgmlDType::Q8_0 => Some(of::<BlockQ8_0>()),
+        GgmlDType::Q2K => Some(of::<BlockQ2K>()),
+        GgmlDType::Q3K => Some(of::<BlockQ3K>()),
+        GgmlDType::Q4K => Some(of::<BlockQ4K>()),
+        GgmlDType::Q5K => Some(of::<BlockQ5K>()),
+        GgmlDType::Q6K => Some(of::<BlockQ6K>()),
         // The two below exist for activations only; the three above them are formats of their own.
-        GgmlDType::Q8_1 | GgmlDType::Q8K | GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
-            bail!("{dtype:?} is not a format of stored blocks")
+        GgmlDType::Q8_1 | GgmlDType::Q8K | GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => None,
+    }
+}
+
+fn of<B: GgmlType>() -> Blocks {
+    Blocks { count: B::BLCK_SIZE, bytes: size_of::<B>(), decode: decode::<B> }
+}
+
+/// Block by block through a copy on the stack: a mapped byte range is not aligned for the block's type.
+fn decode<B: GgmlType>(bytes: &[u8], values: &mut [f32]) {
+    let mut block = B::zeros();
+    for (bytes, values) in bytes.chunks_exact(size_of::<B>()).zip(values.chunks_exact_mut(B::BLCK_SIZE)) {
+        // SAFETY: block types are `repr(C)` structs of integers and f16 without padding, for which any bytes are a value;
+        // exactly one of them is written, into memory that holds one.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut block).cast::<u8>(), size_of::<B>());
         }
+        B::to_float(std::slice::from_ref(&block), values);
     }
-}
-
-fn blocks<B: GgmlType>(bytes: &[u8]) -> Vec<f32> {
-    let count = bytes.len() / size_of::<B>();
-    let mut values = vec![0.0; count * B::BLCK_SIZE];
-    let chunk_bytes = CHUNK / B::BLCK_SIZE * size_of::<B>();
-    values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(chunk_bytes)).for_each(|(values, bytes)| {
-        B::to_float(&aligned::<B>(bytes), values);
-    });
-    values
-}
-
-/// A copy of the blocks where their type may be read from (a mapped byte range is not aligned for it).
-fn aligned<B: GgmlType>(bytes: &[u8]) -> Vec<B> {
-    let count = bytes.len() / size_of::<B>();
-    let mut blocks = vec![B::zeros(); count];
-    // SAFETY: block types are `repr(C)` structs of integers and f16 without padding, for which any bytes are a value;
-    // exactly `count` of them are written, into memory that holds `count`.
-    unsafe {
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), blocks.as_mut_ptr().cast::<u8>(), count * size_of::<B>());
-    }
-    blocks
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Checkpoint, Entry, Format, Mapped, RowOrder};
+use super::{Checkpoint, Conversion, Entry, Format, Mapped, bitsandbytes, fused, multimodal};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -27,7 +27,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     let config_path = folder.join("config.json");
     let config = read_json(&config_path)?;
     ensure!(config.is_object(), "{}: not a JSON object", config_path.display());
-    let (files, entries) = if folder.join(INDEX).exists() {
+    let (files, mut entries) = if folder.join(INDEX).exists() {
         sharded(folder)?
     } else if folder.join(SINGLE).exists() {
         let file = Mapped::open(&folder.join(SINGLE))?;
@@ -36,6 +36,9 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     } else {
         bail!("{}", no_weights(folder))
     };
+    bitsandbytes::put_together(&mut entries, &files)?;
+    let (config, entries) = multimodal::text_only(config, entries).with_context(|| folder.display().to_string())?;
+    let entries = fused::apart(entries, &config).with_context(|| folder.display().to_string())?;
     Ok(Checkpoint { config, config_place: config_path.display().to_string(), files, entries })
 }
 
@@ -113,9 +116,8 @@ fn header(file: &Mapped, index: usize) -> Result<BTreeMap<String, Entry>> {
             let (from, to) = info.data_offsets;
             let format = format_of(info.dtype);
             let shape = info.shape.clone();
-            let entry =
-                Entry { file: index, format, shape, start: start + from, end: start + to, rows: RowOrder::Same };
-            (name, entry)
+            let (start, end) = (start + from, start + to);
+            (name, Entry { file: index, format, shape, start, end, conversion: Conversion::None, absmax: None })
         })
         .collect())
 }

@@ -76,11 +76,13 @@ impl Gguf {
 
     /// A number with the digits it was written with: an f32 of 1e-5 is 1e-5 here, not 9.99999975e-6.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", |value| match value {
-            Value::F32(number) => format!("{number:e}").parse().ok().filter(|number: &f64| number.is_finite()),
-            Value::F64(number) => Some(*number).filter(|number| number.is_finite()),
-            Value::Integer(number) => Some(*number as f64),
-            Value::Bool(_) | Value::Text(_) | Value::Array(_) => None,
+        self.typed(key, "a number", number)
+    }
+
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        self.typed(key, "a list of numbers", |value| {
+            let Value::Array(items) = value else { return None };
+            items.iter().map(number).collect()
         })
     }
 
@@ -88,6 +90,13 @@ impl Gguf {
         self.typed(key, "a list of texts", |value| {
             let Value::Array(items) = value else { return None };
             items.iter().map(|item| if let Value::Text(text) = item { Some(text.as_str()) } else { None }).collect()
+        })
+    }
+
+    pub fn flags(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        self.typed(key, "a list of true and false", |value| {
+            let Value::Array(items) = value else { return None };
+            items.iter().map(|item| if let Value::Bool(flag) = item { Some(*flag) } else { None }).collect()
         })
     }
 
@@ -102,6 +111,15 @@ impl Gguf {
         let Some(value) = self.metadata.get(key) else { return Ok(None) };
         let place = self.mapped.path.display();
         read(value).map(Some).ok_or_else(|| anyhow!("{place}: metadata key `{key}` is not {kind}"))
+    }
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::F32(number) => format!("{number:e}").parse().ok().filter(|number: &f64| number.is_finite()),
+        Value::F64(number) => Some(*number).filter(|number| number.is_finite()),
+        Value::Integer(number) => Some(*number as f64),
+        Value::Bool(_) | Value::Text(_) | Value::Array(_) => None,
     }
 }
 

@@ -2,14 +2,19 @@
 //!
 //! Two kinds of files open: Hugging Face folders ([`folder`]) and GGUF files ([`gguf`] reads the container,
 //! [`llama_cpp`] gives its tensors the hub's names). Both become one list of byte ranges in mapped files, so nothing is
-//! read before it is asked for. Invariant: every range of an open checkpoint lies inside its file and is as long as its
-//! shape and format say; what a file claims is checked once, in `open`.
+//! read before it is asked for; [`stream`] reads the same ranges where a model does not fit in memory. Invariant: every
+//! range of an open checkpoint lies inside its file and is as long as its shape and format say; what a file claims is
+//! checked once, in `open`.
 
+pub mod bitsandbytes;
 mod decode;
 mod folder;
+mod fused;
 pub mod gguf;
 mod llama_cpp;
+mod multimodal;
 pub mod nf4;
+pub mod stream;
 pub mod writer;
 
 use std::borrow::Cow;
@@ -21,21 +26,29 @@ use anyhow::{Context, Result, anyhow, bail};
 use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
 
+use crate::kernel::{Matrix, Numbers};
+
+use nf4::{Absmax, Nf4};
+
 /// How a stored tensor's numbers are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     F32,
     F16,
     BF16,
+    /// 4-bit codes as bitsandbytes packs them, with an absmax for each 64 ([`nf4`]).
+    Nf4,
     /// Quantised blocks of GGUF files (never candle's names for the three above).
     Ggml(GgmlDType),
 }
 
 impl Format {
-    /// Numbers that are stored together; the innermost dimension is a multiple of it.
+    /// Numbers that are stored together; the innermost dimension is a multiple of it (but for NF4, whose codes run on
+    /// across the rows of a matrix).
     pub fn block(self) -> usize {
         match self {
             Format::F32 | Format::F16 | Format::BF16 => 1,
+            Format::Nf4 => 2,
             Format::Ggml(dtype) => dtype.block_size(),
         }
     }
@@ -45,18 +58,19 @@ impl Format {
         match self {
             Format::F32 => 4,
             Format::F16 | Format::BF16 => 2,
+            Format::Nf4 => 1,
             Format::Ggml(dtype) => dtype.type_size(),
         }
     }
 
-    /// Bytes of a tensor of that shape; `None` if its rows do not fill whole blocks or it would not fit in memory.
+    /// Bytes of a tensor of that shape (of NF4's, the codes alone); `None` if its rows do not fill whole blocks or it would not fit in memory.
     pub fn bytes(self, shape: &[usize]) -> Option<usize> {
         let innermost = shape.last().copied().unwrap_or(1);
         let count = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
-        if innermost % self.block() != 0 {
+        if innermost % self.block() != 0 && self != Format::Nf4 {
             return None;
         }
-        (count / self.block()).checked_mul(self.block_bytes())
+        count.div_ceil(self.block()).checked_mul(self.block_bytes())
     }
 }
 
@@ -65,24 +79,74 @@ impl Format {
 pub struct Stored<'a> {
     pub format: Format,
     pub shape: Vec<usize>,
+    /// Of NF4, the codes.
     pub bytes: Cow<'a, [u8]>,
+    /// Of NF4 and of nothing else.
+    pub absmax: Option<Absmax<'a>>,
 }
 
 impl Stored<'_> {
-    /// All numbers, decoded. (f16, bf16 and f32 are exact.)
+    /// All numbers, decoded. (f16, bf16 and f32 are exact; of NF4 it is `code * absmax` in f32.)
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        decode::to_f32(self.format, &self.shape, &self.bytes)
+        match self.nf4() {
+            Some(nf4) => Ok(nf4.dequantize()),
+            None => decode::to_f32(self.format, &self.shape, &self.bytes),
+        }
+    }
+
+    /// The matrix where it is stored as NF4, borrowed.
+    pub fn nf4(&self) -> Option<Nf4<'_>> {
+        let absmax = self.absmax.as_ref()?.borrowed();
+        Some(Nf4 { count: self.shape.iter().product(), packed: Cow::Borrowed(&self.bytes), absmax })
     }
 }
 
-/// How rows lie in the file compared with the hub's order.
+impl Stored<'_> {
+    /// What a kernel reads of a matrix. With `rounded_to_f16` its numbers are rounded on the way.
+    pub fn matrix(&self, rounded_to_f16: bool) -> Matrix<'_> {
+        let (bytes, [rows, columns]) = (&*self.bytes, [self.shape[0], self.shape[1..].iter().product()]);
+        let numbers = match (self.format, &self.absmax) {
+            (Format::F32, _) => Numbers::F32(bytes),
+            (Format::F16, _) => Numbers::F16(bytes),
+            (Format::BF16, _) => Numbers::Bf16(bytes),
+            (Format::Nf4, absmax) => {
+                let absmax = absmax.as_ref().expect("an NF4 matrix is stored with its absmax");
+                Numbers::Nf4 { packed: bytes, absmax: absmax.view() }
+            }
+            (Format::Ggml(dtype), _) => {
+                let blocks = decode::blocks(dtype).expect("only formats of stored blocks are opened");
+                Numbers::Blocks { bytes, blocks }
+            }
+        };
+        Matrix { rows, columns, numbers, rounded_to_f16 }
+    }
+}
+
+/// What a converter did to the hub's tensor; undone when it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RowOrder {
-    Same,
+enum Conversion {
+    None,
     /// llama.cpp's order of query and key rows: the two halves of each of `heads` heads interleaved.
     Interleaved {
         heads: usize,
     },
+    /// One is added to each number, which is an f32: Gemma's norms.
+    OneAdded,
+}
+
+/// A run of bytes in one of the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Extent {
+    file: usize,
+    start: usize,
+    end: usize,
+}
+
+/// Where the absmax of an NF4 matrix lie.
+#[derive(Clone, Debug)]
+enum AbsmaxPlace {
+    Plain(Extent),
+    Double { codes: Extent, scales: Extent, offset: f32 },
 }
 
 /// Where a tensor lies.
@@ -94,7 +158,54 @@ struct Entry {
     shape: Vec<usize>,
     start: usize,
     end: usize,
-    rows: RowOrder,
+    conversion: Conversion,
+    /// Of NF4 and of nothing else.
+    absmax: Option<AbsmaxPlace>,
+}
+
+impl Entry {
+    fn extent(&self) -> Extent {
+        Extent { file: self.file, start: self.start, end: self.end }
+    }
+
+    /// Every run of bytes the tensor is made of, its numbers (or codes) first.
+    fn extents(&self) -> Vec<Extent> {
+        let mut extents = vec![self.extent()];
+        match &self.absmax {
+            None => {}
+            Some(AbsmaxPlace::Plain(values)) => extents.push(*values),
+            Some(AbsmaxPlace::Double { codes, scales, offset: _ }) => extents.extend([*codes, *scales]),
+        }
+        extents
+    }
+
+    /// The tensor, given the bytes of any of its extents. An encoding that is not read here is an error.
+    fn stored<'a>(&self, bytes: impl Fn(Extent) -> &'a [u8]) -> Result<Stored<'a>> {
+        let format = self.format.clone().map_err(anyhow::Error::msg)?;
+        let absmax = self.absmax.as_ref().map(|place| match place {
+            AbsmaxPlace::Plain(values) => Absmax::Plain(floats(bytes(*values))),
+            AbsmaxPlace::Double { codes, scales, offset } => {
+                Absmax::Double { codes: Cow::Borrowed(bytes(*codes)), scales: floats(bytes(*scales)), offset: *offset }
+            }
+        });
+        let numbers = bytes(self.extent());
+        let bytes = match self.conversion {
+            Conversion::None => Cow::Borrowed(numbers),
+            Conversion::Interleaved { heads } => Cow::Owned(halves_apart(numbers, self.shape[0], heads)),
+            Conversion::OneAdded => Cow::Owned(minus_one(numbers)),
+        };
+        Ok(Stored { format, shape: self.shape.clone(), bytes, absmax })
+    }
+}
+
+/// Little-endian numbers; borrowed where they happen to be aligned.
+fn floats(bytes: &[u8]) -> Cow<'_, [f32]> {
+    // SAFETY: any four bytes are an f32.
+    let (before, numbers, _) = unsafe { bytes.align_to::<f32>() };
+    if cfg!(target_endian = "little") && before.is_empty() {
+        return Cow::Borrowed(numbers);
+    }
+    bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect()
 }
 
 /// A mapped file.
@@ -176,17 +287,22 @@ impl Checkpoint {
 
     /// The tensor of that name with whatever shape it has.
     pub fn stored(&self, name: &str) -> Result<Stored<'_>> {
+        self.entry(name)?.stored(|extent| &self.files[extent.file].map[extent.start..extent.end])
+    }
+
+    /// Where the tensor lies; a missing one, and an encoding that is not read here, are errors.
+    fn entry(&self, name: &str) -> Result<&Entry> {
         let entry = self.entries.get(name).ok_or_else(|| self.missing(name))?;
-        let file = &self.files[entry.file];
-        let format = entry.format.as_ref().map_err(|encoding| {
-            anyhow!("{}: tensor `{name}` is {encoding}; f32, f16 and bf16 weights open", file.path.display())
-        })?;
-        let bytes = &file.map[entry.start..entry.end];
-        let bytes = match entry.rows {
-            RowOrder::Same => Cow::Borrowed(bytes),
-            RowOrder::Interleaved { heads } => Cow::Owned(halves_apart(bytes, entry.shape[0], heads)),
-        };
-        Ok(Stored { format: *format, shape: entry.shape.clone(), bytes })
+        if let Err(encoding) = &entry.format {
+            let file = self.files[entry.file].path.display();
+            bail!("{file}: tensor `{name}` is {encoding}; f32, f16 and bf16 weights open");
+        }
+        Ok(entry)
+    }
+
+    /// Whether a tensor is stored in that format.
+    pub fn holds(&self, format: Format) -> bool {
+        self.entries.values().any(|entry| entry.format == Ok(format))
     }
 
     /// The weight files, in the order they were named; with `config_json` and the tokenizer they are the model.
@@ -196,7 +312,7 @@ impl Checkpoint {
 
     /// Bytes of all tensors as stored.
     pub fn weights_bytes(&self) -> u64 {
-        self.entries.values().map(|entry| (entry.end - entry.start) as u64).sum()
+        self.entries.values().flat_map(Entry::extents).map(|extent| (extent.end - extent.start) as u64).sum()
     }
 
     fn missing(&self, name: &str) -> anyhow::Error {
@@ -221,6 +337,12 @@ fn halves_apart(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
         moved.extend_from_slice(&bytes[source * row_bytes..][..row_bytes]);
     }
     moved
+}
+
+/// Of f32 numbers. Near one, where norms are, this loses nothing: adding the one again gives the same bits.
+fn minus_one(bytes: &[u8]) -> Vec<u8> {
+    let words = bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    words.flat_map(|number| (number - 1.0).to_le_bytes()).collect()
 }
 
 #[cfg(test)]

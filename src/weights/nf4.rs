@@ -6,63 +6,43 @@
 //! "dynamic map". bitsandbytes finds that nearest code by a coarse look-up and is at times one code off; here it is
 //! exact. The fields are what bitsandbytes writes into safetensors (`absmax`, `nested_absmax`, offset).
 
-use std::sync::LazyLock;
+use std::borrow::Cow;
 
 use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
-/// Values that share an absmax.
-pub const BLOCK: usize = 64;
-/// Absmax values that share a scale under double quantisation.
-pub const NESTED_BLOCK: usize = 256;
+use crate::kernel::{Isa, Numbers, nf4};
+
+pub use crate::kernel::nf4::{BLOCK, CODES, NESTED_BLOCK, dynamic_map};
+
 /// Blocks a worker takes at a time.
 const BLOCKS_A_TASK: usize = 256;
 
-/// The 16 codes: quantiles of a normal distribution, scaled to -1..1, with an exact 0.
-pub const CODES: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
-
-/// A quantised matrix: 4-bit codes, absmax per block of 64.
+/// A quantised matrix: 4-bit codes, absmax per block of 64. Borrowed where it lies in a file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Nf4 {
+pub struct Nf4<'a> {
     /// Values held.
     pub count: usize,
     /// Two codes a byte, the first in the high nibble.
-    pub packed: Vec<u8>,
-    pub absmax: Absmax,
+    pub packed: Cow<'a, [u8]>,
+    pub absmax: Absmax<'a>,
 }
 
 /// The largest magnitude of each block.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Absmax {
-    Plain(Vec<f32>),
+pub enum Absmax<'a> {
+    Plain(Cow<'a, [f32]>),
     /// `map[code] * scale + offset`, a scale for each 256 blocks.
     Double {
-        codes: Vec<u8>,
-        scales: Vec<f32>,
+        codes: Cow<'a, [u8]>,
+        scales: Cow<'a, [f32]>,
         offset: f32,
     },
 }
 
-impl Nf4 {
+impl Nf4<'static> {
     /// Quantises `values` (row-major). A value that is not finite is an error that gives its place.
-    pub fn quantize(values: &[f32], double: bool) -> Result<Nf4> {
+    pub fn quantize(values: &[f32], double: bool) -> Result<Nf4<'static>> {
         let mut packed = vec![0u8; values.len().div_ceil(2)];
         let mut absmax = vec![0f32; values.len().div_ceil(BLOCK)];
         packed
@@ -79,8 +59,21 @@ impl Nf4 {
                 values.iter().position(|value| !value.is_finite()).expect("a block's absmax is one of its values");
             bail!("value {place} is {}; only finite weights can be quantised", values[place]);
         }
-        let absmax = if double { Absmax::double(&absmax)? } else { Absmax::Plain(absmax) };
-        Ok(Nf4 { count: values.len(), packed, absmax })
+        let absmax = if double { Absmax::double(&absmax)? } else { Absmax::Plain(absmax.into()) };
+        Ok(Nf4 { count: values.len(), packed: packed.into(), absmax })
+    }
+}
+
+impl Nf4<'_> {
+    /// A copy that outlives what it was borrowed from.
+    pub fn into_owned(self) -> Nf4<'static> {
+        let absmax = match self.absmax {
+            Absmax::Plain(values) => Absmax::Plain(values.into_owned().into()),
+            Absmax::Double { codes, scales, offset } => {
+                Absmax::Double { codes: codes.into_owned().into(), scales: scales.into_owned().into(), offset }
+            }
+        };
+        Nf4 { count: self.count, packed: self.packed.into_owned().into(), absmax }
     }
 
     /// `code * absmax` in f32.
@@ -93,20 +86,15 @@ impl Nf4 {
     /// [`Nf4::dequantize`] into a buffer of `count` values.
     pub fn dequantize_into(&self, values: &mut [f32]) {
         assert_eq!(values.len(), self.count, "the buffer holds as many values as were quantised");
-        let absmax = self.absmax.values();
-        values
-            .par_chunks_mut(BLOCKS_A_TASK * BLOCK)
-            .zip(self.packed.par_chunks(BLOCKS_A_TASK * BLOCK / 2))
-            .zip(absmax.par_chunks(BLOCKS_A_TASK))
-            .for_each(|((values, packed), absmax)| {
-                for ((values, packed), absmax) in values.chunks_mut(BLOCK).zip(packed.chunks(BLOCK / 2)).zip(absmax) {
-                    for (index, value) in values.iter_mut().enumerate() {
-                        let byte = packed[index / 2];
-                        let code = if index % 2 == 0 { byte >> 4 } else { byte & 15 };
-                        *value = CODES[usize::from(code)] * absmax;
-                    }
-                }
-            });
+        let absmax = self.absmax.view();
+        values.par_chunks_mut(BLOCKS_A_TASK * BLOCK).enumerate().for_each(|(task, values)| {
+            nf4::decode(Isa::best(), &self.packed, absmax, task * BLOCKS_A_TASK * BLOCK, values);
+        });
+    }
+
+    /// What a kernel reads.
+    pub fn numbers(&self) -> Numbers<'_> {
+        Numbers::Nf4 { packed: &self.packed, absmax: self.absmax.view() }
     }
 
     /// Bytes held.
@@ -149,8 +137,8 @@ fn nearest_codes(values: &[f32; BLOCK]) -> [u32; BLOCK] {
     codes
 }
 
-impl Absmax {
-    fn double(absmax: &[f32]) -> Result<Absmax> {
+impl Absmax<'static> {
+    fn double(absmax: &[f32]) -> Result<Absmax<'static>> {
         ensure!(!absmax.is_empty(), "an empty matrix cannot be quantised");
         let offset = (absmax.iter().map(|value| f64::from(*value)).sum::<f64>() / absmax.len() as f64) as f32;
         let mut codes = Vec::with_capacity(absmax.len());
@@ -161,20 +149,26 @@ impl Absmax {
             codes.extend(block.iter().map(|value| nearest_dynamic((value - offset) / divisor)));
             scales.push(scale);
         }
-        Ok(Absmax::Double { codes, scales, offset })
+        Ok(Absmax::Double { codes: codes.into(), scales: scales.into(), offset })
+    }
+}
+
+impl Absmax<'_> {
+    /// The same, borrowed from here.
+    pub fn borrowed(&self) -> Absmax<'_> {
+        match self {
+            Absmax::Plain(values) => Absmax::Plain(Cow::Borrowed(values)),
+            Absmax::Double { codes, scales, offset } => {
+                Absmax::Double { codes: Cow::Borrowed(codes), scales: Cow::Borrowed(scales), offset: *offset }
+            }
+        }
     }
 
-    /// The absmax of each block, decoded.
-    pub fn values(&self) -> Vec<f32> {
+    /// What a kernel reads.
+    pub fn view(&self) -> nf4::Absmax<'_> {
         match self {
-            Absmax::Plain(values) => values.clone(),
-            Absmax::Double { codes, scales, offset } => codes
-                .chunks(NESTED_BLOCK)
-                .zip(scales)
-                .flat_map(|(codes, scale)| {
-                    codes.iter().map(move |code| dynamic_map()[usize::from(*code)] * scale + offset)
-                })
-                .collect(),
+            Absmax::Plain(values) => nf4::Absmax::Plain(values),
+            Absmax::Double { codes, scales, offset } => nf4::Absmax::Double { codes, scales, offset: *offset },
         }
     }
 }
@@ -188,40 +182,6 @@ fn nearest_dynamic(value: f32) -> u8 {
     if distance(below) <= distance(above) { below as u8 } else { above as u8 }
 }
 
-/// The 256 signed codes of `create_dynamic_map`, ascending: for i in 0..7 the midpoints of 2^i equal bins of 0.1..1,
-/// times 10^(i - 6), of both signs; 0; and 1 (there is no -1).
-pub fn dynamic_map() -> &'static [f32; 256] {
-    static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
-        let mut codes = vec![0.0, 1.0];
-        for exponent in 0..7 {
-            let edges = linspace((1 << exponent) + 1);
-            let scale = 10f64.powi(exponent - 6) as f32;
-            codes.extend(edges.windows(2).flat_map(|edge| {
-                let middle = scale * ((edge[0] + edge[1]) / 2.0);
-                [middle, -middle]
-            }));
-        }
-        codes.sort_by(f32::total_cmp);
-        codes.try_into().expect("2 + 2 * (1 + 2 + ... + 64) are 256")
-    });
-    &MAP
-}
-
-/// `torch.linspace(0.1, 1, count)` to the bit: from both ends, each product and sum rounded once.
-fn linspace(count: usize) -> Vec<f32> {
-    let (start, end) = (0.1f32, 1.0f32);
-    let step = (end - start) / (count - 1) as f32;
-    (0..count)
-        .map(|index| {
-            if index < count / 2 {
-                step.mul_add(index as f32, start)
-            } else {
-                (-step).mul_add((count - 1 - index) as f32, end)
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,8 +190,8 @@ mod tests {
     fn a_block_by_hand() {
         // absmax 2: 2 -> code 15, -2 -> 0, 0 -> 7, 0.9 / 2 = 0.45 -> 12 (0.4407).
         let nf4 = Nf4::quantize(&[2.0, -2.0, 0.0, 0.9], false).unwrap();
-        assert_eq!(nf4.packed, [0xf0, 0x7c]);
-        assert_eq!(nf4.absmax, Absmax::Plain(vec![2.0]));
+        assert_eq!(*nf4.packed, [0xf0, 0x7c]);
+        assert_eq!(nf4.absmax, Absmax::Plain(vec![2.0].into()));
         assert_eq!(nf4.dequantize(), [2.0, -2.0, 0.0, 2.0 * CODES[12]]);
         assert_eq!(nf4.bytes(), 2 + 4);
     }
@@ -243,7 +203,7 @@ mod tests {
         let nf4 = Nf4::quantize(&values, false).unwrap();
         assert_eq!(nf4.packed[..32], [0x77; 32]);
         assert_eq!(nf4.packed.len(), 34);
-        assert_eq!(nf4.absmax, Absmax::Plain(vec![0.0, 1.0]));
+        assert_eq!(nf4.absmax, Absmax::Plain(vec![0.0, 1.0].into()));
         // -0.5 is nearest to -0.5251 (code 2), 0.25 to 0.2461 (code 10).
         assert_eq!(nf4.dequantize()[BLOCK - 1..], [0.0, 1.0, CODES[2], CODES[10]]);
     }

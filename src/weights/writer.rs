@@ -16,7 +16,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Format;
+use super::bitsandbytes::{self, Part};
 use super::folder::{INDEX, SINGLE};
+use super::nf4::Nf4;
 
 /// Bytes of a shard unless said otherwise: what transformers writes.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
@@ -34,7 +36,7 @@ impl Dtype {
     /// The one that loses nothing of a stored format (quantised blocks decode to f32).
     pub fn of(format: Format) -> Dtype {
         match format {
-            Format::F32 | Format::Ggml(_) => Dtype::F32,
+            Format::F32 | Format::Nf4 | Format::Ggml(_) => Dtype::F32,
             Format::F16 => Dtype::F16,
             Format::BF16 => Dtype::BF16,
         }
@@ -110,11 +112,26 @@ pub struct Planned {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
+    /// Written as NF4 with double quantisation, in the tensors that bitsandbytes makes of a matrix; `dtype` is then what
+    /// it dequantises to.
+    pub nf4: bool,
 }
 
 impl Planned {
+    fn parts(&self) -> Vec<Part> {
+        match self.nf4 {
+            true => bitsandbytes::parts(&self.name, &self.shape),
+            false => vec![Part {
+                name: self.name.clone(),
+                dtype: self.dtype.safetensors_name(),
+                shape: self.shape.clone(),
+                bytes: self.shape.iter().product::<usize>() * self.dtype.bytes(),
+            }],
+        }
+    }
+
     fn bytes(&self) -> u64 {
-        (self.shape.iter().product::<usize>() * self.dtype.bytes()) as u64
+        self.parts().iter().map(|part| part.bytes as u64).sum()
     }
 }
 
@@ -142,11 +159,9 @@ impl Shard {
         let mut fields = Map::new();
         fields.insert("__metadata__".to_owned(), json!({"format": "pt"})); // transformers insists on it
         let mut start = 0;
-        for tensor in &self.tensors {
-            let end = start + tensor.bytes();
-            let dtype = tensor.dtype.safetensors_name();
-            let value = json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]});
-            fields.insert(tensor.name.clone(), value);
+        for Part { name, dtype, shape, bytes } in self.tensors.iter().flat_map(Planned::parts) {
+            let end = start + bytes;
+            fields.insert(name, json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}));
             start = end;
         }
         let mut text = Value::Object(fields).to_string().into_bytes();
@@ -176,15 +191,43 @@ impl Writer {
         Ok(Writer { folder: folder.to_owned(), shards, at: (0, 0), open: None })
     }
 
-    /// Writes the next tensor of the plan.
+    /// Writes the next tensor of the plan, quantising it if it is planned so.
     pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let planned = self.next(name)?;
+        let count: usize = planned.shape.iter().product();
+        ensure!(values.len() == count, "tensor `{name}`: {} values for {planned:?}", values.len());
+        if planned.nf4 {
+            let nf4 = Nf4::quantize(values, true).with_context(|| format!("tensor `{name}`"))?;
+            return self.write_nf4(name, &nf4);
+        }
+        let bytes = planned.dtype.encode(values);
+        self.append(&[bytes])
+    }
+
+    /// Writes the next tensor of the plan, which is quantised already.
+    pub fn write_nf4(&mut self, name: &str, nf4: &Nf4) -> Result<()> {
+        let planned = self.next(name)?;
+        ensure!(planned.nf4, "tensor `{name}` is not planned as NF4");
+        let count: usize = planned.shape.iter().product();
+        ensure!(nf4.count == count, "tensor `{name}`: {} values for {planned:?}", nf4.count);
+        let contents = bitsandbytes::contents(nf4, &planned.parts(), &planned.shape, planned.dtype);
+        let contents = contents.with_context(|| format!("tensor `{name}`"))?;
+        self.append(&contents)
+    }
+
+    /// The tensor that comes next, which must be `name`.
+    fn next(&self, name: &str) -> Result<&Planned> {
         let (shard, tensor) = self.at;
-        let planned = self.shards.get(shard).map(|shard| &shard.tensors[tensor]);
-        let Some(planned) = planned.filter(|planned| planned.name == name).cloned() else {
+        let planned = self.shards.get(shard).and_then(|shard| shard.tensors.get(tensor));
+        let Some(planned) = planned.filter(|planned| planned.name == name) else {
             bail!("{}: tensor `{name}` is not the next one planned", self.folder.display());
         };
-        let bytes = planned.dtype.encode(values);
-        ensure!(bytes.len() as u64 == planned.bytes(), "tensor `{name}`: {} values for {planned:?}", values.len());
+        Ok(planned)
+    }
+
+    /// The bytes of the next tensor's parts, at the end of its shard.
+    fn append(&mut self, contents: &[Vec<u8>]) -> Result<()> {
+        let (shard, tensor) = self.at;
         let path = self.temporary(shard);
         let place = || path.display().to_string();
         if tensor == 0 {
@@ -193,7 +236,9 @@ impl Writer {
             self.open = Some(file);
         }
         let file = self.open.as_mut().expect("opened with the shard's first tensor");
-        file.write_all(&bytes).with_context(place)?;
+        for bytes in contents {
+            file.write_all(bytes).with_context(place)?;
+        }
         if tensor + 1 < self.shards[shard].tensors.len() {
             self.at.1 += 1;
             return Ok(());
@@ -230,7 +275,10 @@ impl Writer {
         let map: Map<String, Value> = self
             .shards
             .iter()
-            .flat_map(|shard| shard.tensors.iter().map(|tensor| (tensor.name.clone(), json!(shard.name))))
+            .flat_map(|shard| {
+                let parts = shard.tensors.iter().flat_map(Planned::parts);
+                parts.map(|part| (part.name, json!(shard.name)))
+            })
             .collect();
         json!({"metadata": {"total_size": total}, "weight_map": map})
     }
@@ -254,7 +302,7 @@ mod tests {
     use super::*;
 
     fn planned(name: &str, dtype: Dtype, shape: &[usize]) -> Planned {
-        Planned { name: name.to_owned(), dtype, shape: shape.to_vec() }
+        Planned { name: name.to_owned(), dtype, shape: shape.to_vec(), nf4: false }
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub fn dense_config(model_type: &str) -> Value {
 pub fn write_folder(folder: &Path, config: &Value, dtype: Dtype) {
     let checked = ModelConfig::from_json(config, "config.json").unwrap();
     let tensors = names::tensors(&checked);
-    let plan = tensors.iter().map(|(name, shape)| Planned { name: name.clone(), dtype, shape: shape.clone() });
+    let plan =
+        tensors.iter().map(|(name, shape)| Planned { name: name.clone(), dtype, shape: shape.clone(), nf4: false });
     let mut writer = Writer::create(folder, plan.collect(), SHARD_BYTES).unwrap();
     for (name, shape) in &tensors {
         writer.write(name, &weights(name, shape)).unwrap();

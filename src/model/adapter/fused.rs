@@ -1,6 +1,7 @@
-//! The experts' pairs as transformers 5 and newer PEFT store them: one pair for all experts of a layer.
+//! Pairs of several linears in one: of a layer's experts, as transformers 5 and newer PEFT store them, and of Phi-3's
+//! `qkv_proj` and `gate_up_proj`, whose parts are rows of B.
 //!
-//! There the experts are two 3-D parameters, `gate_up_proj` (w1 over w3) and `down_proj` (w2), and LoRA on one of them is
+//! In transformers 5 the experts are two 3-D parameters, `gate_up_proj` (w1 over w3) and `down_proj` (w2), and LoRA on one of them is
 //! A (experts * rank, inputs), expert after expert, and B (outputs, rank * experts), the expert running fastest
 //! (peft 0.17.1, `ParamWrapper.get_delta_weight`). Split, they are ordinary pairs per expert with the same product.
 
@@ -52,6 +53,18 @@ pub fn gate_and_up((a, b): Factors) -> Result<(Factors, Factors)> {
     Ok((w1, w3))
 }
 
+/// The pair of stacked linears, which have `outputs` rows each, as one pair for each: all keep A, each its rows of B.
+pub fn by_rows((a, b): Factors, outputs: &[usize]) -> Result<Vec<Factors>> {
+    let all: usize = outputs.iter().sum();
+    ensure!(b.rows == all, "B has {} rows, but its linears have {outputs:?}", b.rows);
+    let mut start = 0;
+    let part = |&count: &usize| {
+        start += count;
+        (a.clone(), rows(&b, start - count..start))
+    };
+    Ok(outputs.iter().map(part).collect())
+}
+
 fn rows(matrix: &Matrix, range: std::ops::Range<usize>) -> Matrix {
     let values = matrix.values[range.start * matrix.columns..range.end * matrix.columns].to_vec();
     Matrix { rows: range.len(), columns: matrix.columns, values }
@@ -86,6 +99,14 @@ mod tests {
     fn a_rank_that_no_expert_fits_is_refused() {
         assert!(per_expert(&Matrix::zeros(3, 1), &Matrix::zeros(1, 3), 2).is_err());
         assert!(per_expert(&Matrix::zeros(4, 1), &Matrix::zeros(1, 2), 2).is_err());
+    }
+
+    #[test]
+    fn stacked_linears_share_a_and_cut_b() {
+        let (a, b) = (matrix(1, 2, &[1., 2.]), matrix(3, 1, &[3., 4., 5.]));
+        let parts = by_rows((a.clone(), b.clone()), &[2, 1]).unwrap();
+        assert_eq!(parts, [(a.clone(), matrix(2, 1, &[3., 4.])), (a.clone(), matrix(1, 1, &[5.]))]);
+        assert!(by_rows((a, b), &[2, 2]).is_err());
     }
 
     #[test]

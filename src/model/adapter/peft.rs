@@ -14,12 +14,12 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, View, serialize_to_file};
 
-use super::fused::{gate_and_up, per_expert};
+use super::fused::{by_rows, gate_and_up, per_expert};
 use super::peft_config::PeftConfig;
 pub use super::peft_config::PeftSettings;
 use super::{Adapter, LoraPair, Matrix};
 use crate::disk;
-use crate::model::config::ModelConfig;
+use crate::model::config::{Architecture, ModelConfig};
 use crate::model::names::{self, ExpertPart, Linear};
 
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -142,23 +142,59 @@ fn halves(bytes: &[u8]) -> Result<BTreeMap<String, (Matrix, Matrix)>> {
     modules.into_iter().map(whole).collect()
 }
 
-/// What a module's tensors mean: one pair, or those of all experts.
+/// What a module's tensors mean: one pair, those of all experts, or those of Phi-3's fused linears.
 fn pairs(module: &str, a: Matrix, b: Matrix, settings: &PeftConfig, config: &ModelConfig) -> Result<Vec<LoraPair>> {
     let Some(mixture) = config.mixture else {
-        return Ok(vec![single(module, module, a, b, settings)?]);
+        return match parts(module, config) {
+            Some(parts) => stacked(module, &parts, (a, b), settings),
+            None => Ok(vec![single(module, module, a, b, settings)?]),
+        };
     };
     let layer = FUSED.iter().find_map(|suffix| module.strip_suffix(suffix));
     if let Some(layer) = layer {
-        let index = layer.strip_prefix("model.layers.").and_then(|index| index.parse().ok());
-        let index = index.with_context(|| format!("`{module}` is no linear of this model's layers"))?;
+        let index = layer_index(layer).with_context(|| format!("`{module}` is no linear of this model's layers"))?;
         return fused(module, index, mixture.experts, (a, b), settings, config);
     }
-    // transformers 5 calls the router's weight a parameter: `mlp.gate.weight`.
-    let usual = match module.strip_suffix(".mlp.gate") {
-        Some(layer) => format!("{layer}.block_sparse_moe.gate"),
-        None => module.to_owned(),
-    };
+    // transformers 5 calls the router's weight a parameter, of every family: `mlp.gate.weight`.
+    let layer = module.strip_suffix(".mlp.gate").and_then(layer_index);
+    let usual = layer.map_or(module.to_owned(), |layer| names::router(config, layer));
     Ok(vec![single(&usual, module, a, b, settings)?])
+}
+
+/// Of `model.layers.3`.
+fn layer_index(layer: &str) -> Option<usize> {
+    layer.strip_prefix("model.layers.")?.parse().ok()
+}
+
+/// The modules that Phi-3 has in one, with their outputs.
+fn parts(module: &str, config: &ModelConfig) -> Option<Vec<(String, usize)>> {
+    if config.architecture != Architecture::Phi3 {
+        return None;
+    }
+    let keys = config.num_key_value_heads * config.head_dim;
+    if let Some(layer) = module.strip_suffix(".self_attn.qkv_proj").and_then(layer_index) {
+        let queries = config.num_attention_heads * config.head_dim;
+        return Some(vec![(names::q_proj(layer), queries), (names::k_proj(layer), keys), (names::v_proj(layer), keys)]);
+    }
+    let layer = module.strip_suffix(".mlp.gate_up_proj").and_then(layer_index)?;
+    let wide = config.intermediate_size;
+    Some(vec![(names::gate_proj(layer), wide), (names::up_proj(layer), wide)])
+}
+
+fn stacked(
+    module: &str,
+    parts: &[(String, usize)],
+    (a, b): (Matrix, Matrix),
+    settings: &PeftConfig,
+) -> Result<Vec<LoraPair>> {
+    let parameter = names::weight(module);
+    let known = [module, parameter.as_str()];
+    check_rank(module, a.rows, settings.rank(&known))?;
+    let scale = settings.scale(&known);
+    let outputs: Vec<usize> = parts.iter().map(|(_, outputs)| *outputs).collect();
+    let factors = by_rows((a, b), &outputs).with_context(|| format!("`{module}`"))?;
+    let pairs = parts.iter().zip(factors).map(|((module, _), (a, b))| LoraPair { module: module.clone(), scale, a, b });
+    Ok(pairs.collect())
 }
 
 fn single(usual: &str, stored: &str, a: Matrix, b: Matrix, settings: &PeftConfig) -> Result<LoraPair> {
@@ -192,10 +228,10 @@ fn fused(
     for (expert, factors) in split.into_iter().enumerate() {
         if gate_up {
             let (w1, w3) = gate_and_up(factors)?;
-            pairs.push(pair(names::expert(layer, expert, ExpertPart::W1), w1));
-            pairs.push(pair(names::expert(layer, expert, ExpertPart::W3), w3));
+            pairs.push(pair(names::expert(config, layer, expert, ExpertPart::W1), w1));
+            pairs.push(pair(names::expert(config, layer, expert, ExpertPart::W3), w3));
         } else {
-            pairs.push(pair(names::expert(layer, expert, ExpertPart::W2), factors));
+            pairs.push(pair(names::expert(config, layer, expert, ExpertPart::W2), factors));
         }
     }
     Ok(pairs)

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::cache::Cache;
 use super::linear::{Linear, Mode};
-use super::ops::{Visible, causal_softmax, rotate};
+use super::ops::{Visible, causal_softmax, rms_norm, rotate, softcap};
+use super::rotary::Angles;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Pasts;
 use crate::model::packed::Packed;
@@ -22,15 +23,30 @@ pub struct Attention {
     pub k: Linear,
     pub v: Linear,
     pub o: Linear,
+    pub head_norms: Option<HeadNorms>,
+}
+
+/// Weights of the norms over each head of queries and of keys.
+pub struct HeadNorms {
+    pub q: Tensor, // (head_dim)
+    pub k: Tensor, // (head_dim)
 }
 
 /// What all layers of one pass share: the layout and its rotary angles.
 #[derive(Clone)]
 pub struct Pass<'a> {
     pub packed: &'a Packed,
-    pub cos: Tensor, // (tokens, head_dim / 2)
-    pub sin: Tensor,
+    /// Of each of the model's rotary embeddings.
+    pub angles: Vec<Angles>,
     pub mode: Mode<'a>,
+}
+
+/// What is a layer's own of a pass.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub config: &'a ModelConfig,
+    pub angles: &'a Angles,
+    pub window: Option<usize>,
 }
 
 /// The layer that is running, and what it does with keys and values.
@@ -47,18 +63,24 @@ struct KeysValues {
 
 impl Attention {
     /// `x`: (tokens, hidden) -> (tokens, hidden).
-    pub fn forward(&self, x: &Tensor, pass: &Pass, config: &ModelConfig, recall: Option<Recall>) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, pass: &Pass, place: &Place, recall: Option<Recall>) -> Result<Tensor> {
+        let Place { config, angles, .. } = *place;
         let heads = |linear: &Linear, count: usize| -> Result<Tensor> {
             Ok(linear.forward(x, pass.mode)?.reshape((pass.packed.len(), count, config.head_dim))?)
         };
-        let queries = rotate(&heads(&self.q, config.num_attention_heads)?, &pass.cos, &pass.sin)?;
-        let keys = rotate(&heads(&self.k, config.num_key_value_heads)?, &pass.cos, &pass.sin)?;
+        let mut queries = heads(&self.q, config.num_attention_heads)?;
+        let mut keys = heads(&self.k, config.num_key_value_heads)?;
+        if let Some(norms) = &self.head_norms {
+            queries = rms_norm(&queries, &norms.q, config.rms_norm_eps)?;
+            keys = rms_norm(&keys, &norms.k, config.rms_norm_eps)?;
+        }
+        let (queries, keys) = (rotate(&queries, &angles.cos, &angles.sin)?, rotate(&keys, &angles.cos, &angles.sin)?);
         let own = KeysValues { keys, values: heads(&self.v, config.num_key_value_heads)? };
         let seen = match recall {
             None => own.seen_by_all(pass.packed)?,
             Some(recall) => own.remembered(pass.packed, recall)?,
         };
-        let mixed = attend(&queries, &seen, pass.packed, config)?;
+        let mixed = attend(&queries, &seen, pass.packed, place)?;
         self.o.forward(&mixed, pass.mode)
     }
 }
@@ -109,7 +131,7 @@ impl KeysValues {
 }
 
 /// All segments' queries against what each sees: (tokens, heads, head_dim) -> (tokens, heads * head_dim).
-fn attend(queries: &Tensor, seen: &[KeysValues], packed: &Packed, config: &ModelConfig) -> Result<Tensor> {
+fn attend(queries: &Tensor, seen: &[KeysValues], packed: &Packed, place: &Place) -> Result<Tensor> {
     let blocks: Vec<(usize, usize)> = packed
         .segments
         .iter()
@@ -123,14 +145,15 @@ fn attend(queries: &Tensor, seen: &[KeysValues], packed: &Packed, config: &Model
             let count = BLOCK.min(segment.len - start);
             let past = seen[index].keys.dim(0)? - segment.len;
             let block = queries.narrow(0, segment.start + start, count)?;
-            attend_block(&block, &seen[index], past + start, config)
+            attend_block(&block, &seen[index], past + start, place)
         })
         .collect();
     Ok(Tensor::cat(&outputs?, 0)?)
 }
 
 /// One block of queries, the first of which sees `past` keys before its own. -> (queries, heads * head_dim)
-fn attend_block(queries: &Tensor, seen: &KeysValues, past: usize, config: &ModelConfig) -> Result<Tensor> {
+fn attend_block(queries: &Tensor, seen: &KeysValues, past: usize, place: &Place) -> Result<Tensor> {
+    let Place { config, window, .. } = *place;
     let (count, heads, head_dim) = queries.dims3()?;
     let (kv_heads, group) = (config.num_key_value_heads, heads / config.num_key_value_heads);
     let heads_first = |tensor: &Tensor| tensor.narrow(0, 0, past + count)?.transpose(0, 1); // (kv_heads, keys, head_dim)
@@ -140,8 +163,11 @@ fn attend_block(queries: &Tensor, seen: &KeysValues, past: usize, config: &Model
         .contiguous()?
         .reshape((kv_heads, group * count, head_dim))?;
     let scores = queries.matmul(&heads_first(&seen.keys)?.t()?)?; // (kv_heads, group * queries, keys)
-    let visible = Visible { queries: count, first: past + 1, window: config.sliding_window };
-    let weights = causal_softmax(&scores, 1.0 / (head_dim as f64).sqrt(), visible)?;
+    let visible = Visible { queries: count, first: past + 1, window };
+    let weights = match config.attention_softcap {
+        None => causal_softmax(&scores, config.attention_scale, visible)?,
+        cap => causal_softmax(&softcap(&(scores * config.attention_scale)?, cap)?, 1.0, visible)?,
+    };
     let mixed = weights.matmul(&heads_first(&seen.values)?)?; // (kv_heads, group * queries, head_dim)
     let mixed = mixed.reshape((kv_heads, group, count, head_dim))?.permute((2, 0, 1, 3))?;
     Ok(mixed.contiguous()?.reshape((count, heads * head_dim))?)

@@ -69,7 +69,11 @@ impl Decoder for CandleDecoder {
             bail!("token {id} is outside the model's vocabulary of {}", self.config.vocab_size);
         }
         let ids = Tensor::from_slice(&packed.ids, packed.len(), &self.device)?;
-        Ok(self.embedding.index_select(&ids, 0)?)
+        let embedded = self.embedding.index_select(&ids, 0)?;
+        match self.embedding_scale {
+            Some(scale) => Ok((embedded * scale)?),
+            None => Ok(embedded),
+        }
     }
 
     fn layer(&self, index: usize, hidden: &mut Tensor, packed: &Packed, pasts: &mut Pasts<Cache>) -> Result<()> {

@@ -4,9 +4,12 @@ use anyhow::Result;
 use candle_core::{D, Tensor};
 
 use super::linear::{Linear, Mode};
+use super::ops::activate;
+use crate::model::config::Activation;
 
-/// `w2(silu(w1 x) * w3 x)`, with the mixture's names (dense checkpoints say gate, down and up).
+/// `w2(activation(w1 x) * w3 x)`, with the mixture's names (dense checkpoints say gate, down and up).
 pub struct Mlp {
+    pub activation: Activation,
     pub w1: Linear,
     pub w2: Linear,
     pub w3: Linear,
@@ -14,7 +17,7 @@ pub struct Mlp {
 
 impl Mlp {
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let gated = (self.w1.forward(x, mode)?.silu()? * self.w3.forward(x, mode)?)?;
+        let gated = (activate(&self.w1.forward(x, mode)?, self.activation)? * self.w3.forward(x, mode)?)?;
         self.w2.forward(&gated, mode)
     }
 }
@@ -28,6 +31,8 @@ pub struct Mixture {
     pub router: Linear,
     pub experts: Vec<Mlp>,
     pub top_k: usize,
+    /// The chosen experts' probabilities are divided by their sum.
+    pub normalize: bool,
 }
 
 /// What the router decided, for the load-balancing loss and for tests.
@@ -52,13 +57,16 @@ impl FeedForward {
 
 impl Mixture {
     /// Tokens are grouped by expert, each expert makes one product over its tokens, and each token sums its experts'
-    /// outputs by its renormalised routing weights (Mixtral of Experts, arXiv 2401.04088, section 2.1).
+    /// outputs by its routing weights (Mixtral of Experts, arXiv 2401.04088, section 2.1).
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<(Tensor, Routing)> {
         let (tokens, hidden) = x.dims2()?;
         let routing = self.route(x, mode)?;
         let chosen = Tensor::from_slice(&routing.chosen, (tokens, self.top_k), x.device())?;
-        let weights = routing.probabilities.gather(&chosen, D::Minus1)?;
-        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?; // (tokens, top_k)
+        let weights = routing.probabilities.gather(&chosen, D::Minus1)?; // (tokens, top_k)
+        let weights = match self.normalize {
+            true => weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?,
+            false => weights,
+        };
 
         let slots = by_expert(&routing.chosen, self.experts.len());
         let outputs: Result<Vec<Tensor>> = (slots.iter().zip(&self.experts))

@@ -18,7 +18,12 @@ impl CandleDecoder {
         let count = rows.len();
         let picked = hidden.index_select(&Tensor::from_vec(rows, count, hidden.device())?, 0)?;
         let normed = ops::rms_norm(&picked, &self.norm, self.config.rms_norm_eps)?;
-        Ok(normed.matmul(&self.head.t()?)?.to_dtype(DType::F32)?)
+        self.logits_of(&normed)
+    }
+
+    /// Of rows after the final norm.
+    pub(super) fn logits_of(&self, normed: &Tensor) -> Result<Tensor> {
+        ops::softcap(&normed.matmul(&self.head.t()?)?.to_dtype(DType::F32)?, self.config.final_softcap)
     }
 
     /// Scores of the wanted tokens, in their order. A row wanted for several tokens is computed once.

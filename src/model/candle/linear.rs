@@ -15,7 +15,7 @@ pub enum Weight {
     Dense(Tensor), // (outputs, inputs)
     /// Decoded anew at each use, on the way back too: a layer is visited once per wave or step, so this costs little and
     /// holds 4 bits; a graph that kept the decoded matrices would hold a layer's worth of them.
-    Nf4(Arc<Nf4>),
+    Nf4(Arc<Nf4<'static>>),
 }
 
 /// The pair as tensors: `scale * (x A^T) B^T`.
@@ -33,13 +33,14 @@ pub struct Mode<'a> {
     pub dropout: Option<&'a Dropout>,
 }
 
-/// `y = x W^T (+ scale * (x A^T) B^T)`.
+/// `y = x W^T (+ bias) (+ scale * (x A^T) B^T)`.
 pub struct Linear {
     /// Module path as the checkpoint spells it.
     pub module: String,
     pub outputs: usize,
     pub inputs: usize,
     pub weight: Weight,
+    pub bias: Option<Tensor>, // (outputs)
     pub lora: Option<Lora>,
 }
 
@@ -48,6 +49,10 @@ impl Linear {
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let (weight, shape) = (self.weight.clone(), (self.outputs, self.inputs));
         let value = x.detach().matmul(&weight.matrix(shape, x.device())?.t()?)?;
+        let value = match &self.bias {
+            Some(bias) => value.broadcast_add(bias)?,
+            None => value,
+        };
         let frozen = graft(x, value, move |_, gradient| gradient.matmul(&weight.matrix(shape, gradient.device())?))?;
         match &self.lora {
             None => Ok(frozen),

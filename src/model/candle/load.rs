@@ -6,15 +6,15 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::attention::Attention;
+use super::attention::{Attention, HeadNorms};
 use super::feed_forward::{FeedForward, Mixture, Mlp};
 use super::linear::{Linear, Weight};
 use super::rotary::Rotary;
 use super::{CandleDecoder, Layer, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
 use crate::model::names::{self, ExpertPart};
-use crate::weights::Checkpoint;
 use crate::weights::nf4::Nf4;
+use crate::weights::{Checkpoint, Format};
 
 impl CandleDecoder {
     pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, options: &LoadOptions) -> Result<CandleDecoder> {
@@ -31,8 +31,9 @@ impl CandleDecoder {
             device: options.device.clone(),
             dtype: loader.dtype(),
             embedding,
+            embedding_scale: config.embedding_scale.map(|scale| loader.rounded(scale)).transpose()?,
             layers: layers.collect::<Result<_>>()?,
-            norm: loader.tensor(names::NORM, &[hidden])?,
+            norm: loader.norm(names::NORM, hidden)?,
             head,
             rotary: Rotary::new(config),
             weight_bytes: loader.bytes(),
@@ -56,6 +57,11 @@ impl Loader<'_> {
             false => shape.iter().product::<usize>() * width,
         };
         names::tensors(self.config).iter().map(held).sum()
+    }
+
+    /// Whether linears are quantised here. A checkpoint that holds NF4 itself has chosen which are.
+    fn quantizes(&self) -> bool {
+        self.options.nf4 && !self.checkpoint.holds(Format::Nf4)
     }
 
     /// The dtype tensors have here: candle's CPU multiplies in f32 alone.
@@ -82,37 +88,67 @@ impl Loader<'_> {
         Ok(tensor.to_device(&self.options.device)?)
     }
 
+    /// A norm's weights as they multiply.
+    fn norm(&self, name: &str, width: usize) -> Result<Tensor> {
+        let stored = self.tensor(name, &[width])?;
+        Ok(if self.config.norm_plus_one { (stored + 1.0)? } else { stored })
+    }
+
+    fn rounded(&self, number: f32) -> Result<f64> {
+        let rounded = Tensor::new(number, &Device::Cpu)?.to_dtype(self.rounding())?;
+        Ok(rounded.to_dtype(DType::F64)?.to_scalar()?)
+    }
+
     fn linear(&self, module: String, outputs: usize, inputs: usize) -> Result<Linear> {
         let name = names::weight(&module);
-        let weight = match self.options.nf4 {
-            false => Weight::Dense(self.tensor(&name, &[outputs, inputs])?),
-            true => {
-                let values = self.checkpoint.tensor(&name, &[outputs, inputs])?.to_f32()?;
-                Weight::Nf4(Arc::new(Nf4::quantize(&values, true).with_context(|| format!("tensor {name}"))?))
+        let stored = self.checkpoint.tensor(&name, &[outputs, inputs])?;
+        let weight = match stored.nf4() {
+            Some(nf4) => Weight::Nf4(Arc::new(nf4.into_owned())),
+            None if self.quantizes() => {
+                let nf4 = Nf4::quantize(&stored.to_f32()?, true).with_context(|| format!("tensor {name}"))?;
+                Weight::Nf4(Arc::new(nf4))
             }
+            None => Weight::Dense(self.tensor(&name, &[outputs, inputs])?),
         };
-        Ok(Linear { module, outputs, inputs, weight, lora: None })
+        Ok(Linear { module, outputs, inputs, weight, bias: None, lora: None })
+    }
+
+    /// One of q, k and v, with its bias where the family has them.
+    fn projection(&self, module: String, outputs: usize) -> Result<Linear> {
+        let bias = match self.config.attention_bias {
+            true => Some(self.tensor(&names::bias(&module), &[outputs])?),
+            false => None,
+        };
+        Ok(Linear { bias, ..self.linear(module, outputs, self.config.hidden_size)? })
     }
 
     fn layer(&self, index: usize) -> Result<Layer> {
-        let hidden = self.config.hidden_size;
+        let norm = |name: String| self.norm(&name, self.config.hidden_size);
+        let sandwich = |name: String| self.config.sandwich_norms.then(|| norm(name)).transpose();
         Ok(Layer {
-            input_norm: self.tensor(&names::input_norm(index), &[hidden])?,
+            input_norm: norm(names::input_norm(index))?,
             attention: self.attention(index)?,
-            post_norm: self.tensor(&names::post_attention_norm(index), &[hidden])?,
+            attention_output_norm: sandwich(names::attention_output_norm(index))?,
+            feed_forward_norm: norm(names::feed_forward_norm(self.config, index))?,
             feed_forward: self.feed_forward(index)?,
+            feed_forward_output_norm: sandwich(names::feed_forward_output_norm(index))?,
         })
     }
 
     fn attention(&self, index: usize) -> Result<Attention> {
-        let hidden = self.config.hidden_size;
-        let queries = self.config.num_attention_heads * self.config.head_dim;
-        let keys = self.config.num_key_value_heads * self.config.head_dim;
+        let head_dim = self.config.head_dim;
+        let queries = self.config.num_attention_heads * head_dim;
+        let keys = self.config.num_key_value_heads * head_dim;
+        let norms = || -> Result<HeadNorms> {
+            let norm = |name: String| self.norm(&name, head_dim);
+            Ok(HeadNorms { q: norm(names::query_norm(index))?, k: norm(names::key_norm(index))? })
+        };
         Ok(Attention {
-            q: self.linear(names::q_proj(index), queries, hidden)?,
-            k: self.linear(names::k_proj(index), keys, hidden)?,
-            v: self.linear(names::v_proj(index), keys, hidden)?,
-            o: self.linear(names::o_proj(index), hidden, queries)?,
+            q: self.projection(names::q_proj(index), queries)?,
+            k: self.projection(names::k_proj(index), keys)?,
+            v: self.projection(names::v_proj(index), keys)?,
+            o: self.linear(names::o_proj(index), self.config.hidden_size, queries)?,
+            head_norms: self.config.head_norms.then(norms).transpose()?,
         })
     }
 
@@ -125,17 +161,19 @@ impl Loader<'_> {
             ])?));
         };
         let parts = [ExpertPart::W1, ExpertPart::W2, ExpertPart::W3];
-        let expert = |expert: usize| self.mlp(parts.map(|part| names::expert(index, expert, part)));
+        let expert = |expert: usize| self.mlp(parts.map(|part| names::expert(self.config, index, expert, part)));
         Ok(FeedForward::Mixture(Mixture {
-            router: self.linear(names::router(index), mixture.experts, self.config.hidden_size)?,
+            router: self.linear(names::router(self.config, index), mixture.experts, self.config.hidden_size)?,
             experts: (0..mixture.experts).map(expert).collect::<Result<_>>()?,
             top_k: mixture.top_k,
+            normalize: mixture.normalize,
         }))
     }
 
     fn mlp(&self, [w1, w2, w3]: [String; 3]) -> Result<Mlp> {
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
         Ok(Mlp {
+            activation: self.config.activation,
             w1: self.linear(w1, inner, hidden)?,
             w2: self.linear(w2, hidden, inner)?,
             w3: self.linear(w3, inner, hidden)?,

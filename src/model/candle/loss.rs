@@ -170,7 +170,7 @@ impl CandleDecoder {
     /// and norm.
     fn chunk_loss(&self, hidden: &Var, targets: &Tensor, wants_gradient: bool) -> Result<(f64, Option<Tensor>)> {
         let normed = ops::rms_norm(hidden, &self.norm, self.config.rms_norm_eps)?;
-        let logits = normed.detach().matmul(&self.head.t()?)?.to_dtype(DType::F32)?;
+        let logits = self.logits_of(&normed.detach())?;
         let losses = (logits.log_sum_exp(D::Minus1)? - logits.gather(targets, D::Minus1)?.squeeze(D::Minus1)?)?;
         let sum = losses.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
         if !wants_gradient {
@@ -178,6 +178,10 @@ impl CandleDecoder {
         }
         let minus_one = (targets.ones_like()?.to_dtype(DType::F32)? * -1.0)?;
         let gradient = candle_nn::ops::softmax_last_dim(&logits)?.scatter_add(targets, &minus_one, 1)?;
+        let gradient = match self.config.final_softcap {
+            Some(cap) => (gradient * (1.0 - (&logits / cap)?.sqr()?)?)?, // d/dz of cap * tanh(z / cap)
+            None => gradient,
+        };
         let gradient = gradient.to_dtype(normed.dtype())?.matmul(&self.head)?;
         let mut gradients = (normed * gradient)?.sum_all()?.backward()?;
         Ok((sum, gradients.remove(hidden)))

@@ -27,7 +27,7 @@ use crate::model::adapter::{LoraPair, Matrix};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::packed::Packed;
-use attention::{Attention, Pass, Recall};
+use attention::{Attention, Pass, Place, Recall};
 use feed_forward::FeedForward;
 use linear::{Linear, Lora, Mode};
 use rotary::Rotary;
@@ -57,6 +57,8 @@ pub struct CandleDecoder {
     device: Device,
     dtype: DType,
     embedding: Tensor, // (vocab, hidden)
+    /// Rounded as the embedding is.
+    embedding_scale: Option<f64>,
     layers: Vec<Layer>,
     norm: Tensor, // (hidden)
     head: Tensor, // (vocab, hidden)
@@ -69,8 +71,10 @@ pub struct CandleDecoder {
 struct Layer {
     input_norm: Tensor, // (hidden)
     attention: Attention,
-    post_norm: Tensor, // (hidden)
+    attention_output_norm: Option<Tensor>, // (hidden)
+    feed_forward_norm: Tensor,             // (hidden)
     feed_forward: FeedForward,
+    feed_forward_output_norm: Option<Tensor>, // (hidden)
 }
 
 /// What a layer returns.
@@ -95,17 +99,24 @@ impl CandleDecoder {
     }
 
     fn pass<'a>(&self, packed: &'a Packed, mode: Mode<'a>) -> Result<Pass<'a>> {
-        let (cos, sin) = self.rotary.angles(packed, &self.device)?;
-        Ok(Pass { packed, cos: cos.to_dtype(self.dtype)?, sin: sin.to_dtype(self.dtype)?, mode })
+        let angles = self.rotary.angles(packed, self.dtype, &self.device)?;
+        Ok(Pass { packed, angles, mode })
     }
 
     fn run_layer(&self, index: usize, hidden: &Tensor, pass: &Pass, recall: Option<Recall>) -> Result<LayerOutput> {
         let layer = &self.layers[index];
-        let normed = ops::rms_norm(hidden, &layer.input_norm, self.config.rms_norm_eps)?;
-        let hidden = (hidden + layer.attention.forward(&normed, pass, &self.config, recall)?)?;
-        let normed = ops::rms_norm(&hidden, &layer.post_norm, self.config.rms_norm_eps)?;
-        let (update, routing) = layer.feed_forward.forward(&normed, pass.mode)?;
-        Ok(LayerOutput { hidden: (hidden + update)?, routing })
+        let angles = self.rotary.of(&pass.angles, index);
+        let place = Place { config: &self.config, angles, window: self.config.window(index) };
+        let norm = |x: &Tensor, weight: &Tensor| ops::rms_norm(x, weight, self.config.rms_norm_eps);
+        let after = |x: Tensor, weight: &Option<Tensor>| match weight {
+            Some(weight) => norm(&x, weight),
+            None => Ok(x),
+        };
+        let update = layer.attention.forward(&norm(hidden, &layer.input_norm)?, pass, &place, recall)?;
+        let hidden = (hidden + after(update, &layer.attention_output_norm)?)?;
+        let (update, routing) = layer.feed_forward.forward(&norm(&hidden, &layer.feed_forward_norm)?, pass.mode)?;
+        let hidden = (&hidden + after(update, &layer.feed_forward_output_norm)?)?;
+        Ok(LayerOutput { hidden, routing })
     }
 }
 
@@ -131,7 +142,7 @@ impl Lora {
 
 impl Layer {
     fn linears(&self) -> Vec<&Linear> {
-        let Attention { q, k, v, o } = &self.attention;
+        let Attention { q, k, v, o, .. } = &self.attention;
         let mut linears = vec![q, k, v, o];
         match &self.feed_forward {
             FeedForward::Dense(mlp) => linears.extend([&mlp.w1, &mlp.w2, &mlp.w3]),
@@ -144,7 +155,7 @@ impl Layer {
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
-        let Attention { q, k, v, o } = &mut self.attention;
+        let Attention { q, k, v, o, .. } = &mut self.attention;
         let mut linears = vec![q, k, v, o];
         match &mut self.feed_forward {
             FeedForward::Dense(mlp) => linears.extend([&mut mlp.w1, &mut mlp.w2, &mut mlp.w3]),

@@ -1,10 +1,12 @@
-//! The few operations a decoder needs beyond products, each with its gradient: RMS norm, rotary embedding, causal softmax.
+//! The few operations a decoder needs beyond products, each with its gradient: RMS norm, rotary embedding, soft cap, gate,
+//! causal softmax.
 
 use anyhow::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::graft::graft;
+use crate::model::config::Activation;
 
 /// `weight * x / sqrt(mean(x^2) + eps)` over the last dimension; the gradient is by `x` only (norm weights are frozen).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -75,6 +77,22 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 
 fn rotate_value(x: &Tensor, cos: &Tensor, sin: &Tensor) -> candle_core::Result<Tensor> {
     candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?, cos, sin)?.squeeze(0)
+}
+
+/// `cap * tanh(x / cap)`: leaves small numbers alone and keeps all of them within the cap.
+pub fn softcap(x: &Tensor, cap: Option<f64>) -> Result<Tensor> {
+    match cap {
+        Some(cap) => Ok(((x / cap)?.tanh()? * cap)?),
+        None => Ok(x.clone()),
+    }
+}
+
+/// A feed-forward's gate; both have gradients in candle.
+pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::Silu => Ok(x.silu()?),
+        Activation::GeluTanh => Ok(x.gelu()?), // candle's `gelu` is the tanh approximation, `gelu_erf` the exact one
+    }
 }
 
 /// Which keys a block of queries may see.

@@ -1,57 +1,67 @@
-//! Rotary embedding's angles, with the scalings `linear` and `llama3`.
-//!
-//! Rounded to f32 where transformers rounds (the power, its inverse, the angle): at position 1,000 the last bit of a
-//! frequency is worth 1e-4 of a log-likelihood.
+//! Rotary embedding's angles for the tokens of a pass.
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-use crate::model::config::{ModelConfig, RopeScaling};
+use crate::model::config::{ModelConfig, Rope};
 use crate::model::packed::Packed;
 
-/// Inverse frequencies of a model, one per pair of a head's numbers.
+/// The rotary embeddings of a model: most have one, Gemma 3 another for its local layers.
 pub struct Rotary {
+    tables: Vec<Table>,
+    /// The table of each layer.
+    layers: Vec<usize>,
+}
+
+struct Table {
+    rope: Rope,
     inverse_frequencies: Vec<f32>, // (head_dim / 2)
+}
+
+/// Cosines and sines of every token of a pass.
+#[derive(Clone)]
+pub struct Angles {
+    pub cos: Tensor, // (tokens, head_dim / 2)
+    pub sin: Tensor, // (tokens, head_dim / 2)
 }
 
 impl Rotary {
     pub fn new(config: &ModelConfig) -> Rotary {
-        let plain = (0..config.head_dim / 2).map(|pair| {
-            let exponent = (2 * pair) as f32 / config.head_dim as f32;
-            1.0 / config.rope_theta.powf(f64::from(exponent)) as f32
-        });
-        let inverse_frequencies = plain.map(|frequency| scaled(frequency, config.rope_scaling)).collect();
-        Rotary { inverse_frequencies }
+        let mut rotary = Rotary { tables: Vec::new(), layers: Vec::new() };
+        for layer in 0..config.num_hidden_layers {
+            let rope = config.rope(layer);
+            let known = rotary.tables.iter().position(|table| table.rope == rope);
+            rotary.layers.push(known.unwrap_or(rotary.tables.len()));
+            if known.is_none() {
+                let inverse_frequencies = rope.inverse_frequencies(config.head_dim);
+                rotary.tables.push(Table { rope, inverse_frequencies });
+            }
+        }
+        rotary
     }
 
-    /// Cosines and sines of every token: two of (tokens, head_dim / 2).
-    pub fn angles(&self, packed: &Packed, device: &Device) -> Result<(Tensor, Tensor)> {
+    /// The angles of all tables, for [`Rotary::of`].
+    pub fn angles(&self, packed: &Packed, dtype: DType, device: &Device) -> Result<Vec<Angles>> {
+        self.tables.iter().map(|table| table.angles(packed, dtype, device)).collect()
+    }
+
+    /// Of `angles` those of a layer.
+    pub fn of<'a>(&self, angles: &'a [Angles], layer: usize) -> &'a Angles {
+        &angles[self.layers[layer]]
+    }
+}
+
+impl Table {
+    fn angles(&self, packed: &Packed, dtype: DType, device: &Device) -> Result<Angles> {
         let positions = packed.segments.iter().flat_map(|segment| segment.position..segment.position + segment.len);
         let angles: Vec<f32> = positions
             .flat_map(|position| self.inverse_frequencies.iter().map(move |frequency| position as f32 * frequency))
             .collect();
         let angles = Tensor::from_vec(angles, (packed.len(), self.inverse_frequencies.len()), device)?;
-        Ok((angles.cos()?, angles.sin()?))
-    }
-}
-
-/// transformers' `_compute_linear_scaling_rope_parameters` and `_compute_llama3_parameters`.
-fn scaled(frequency: f32, scaling: RopeScaling) -> f32 {
-    match scaling {
-        RopeScaling::None => frequency,
-        RopeScaling::Linear { factor } => frequency / factor as f32,
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-            let [factor, low, high] = [factor, low_freq_factor, high_freq_factor].map(|number| number as f32);
-            let original = original_max_position_embeddings as f32;
-            let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
-            if wavelength < original / high {
-                frequency
-            } else if wavelength > original / low {
-                frequency / factor
-            } else {
-                let smooth = (original / wavelength - low) / (high - low);
-                (1.0 - smooth) * frequency / factor + smooth * frequency
-            }
-        }
+        let amplitude = f64::from(self.rope.amplitude());
+        let scaled = |tensor: Tensor| -> Result<Tensor> {
+            Ok(if amplitude == 1.0 { tensor } else { (tensor * amplitude)? }.to_dtype(dtype)?)
+        };
+        Ok(Angles { cos: scaled(angles.cos()?)?, sin: scaled(angles.sin()?)? })
     }
 }

@@ -1,0 +1,121 @@
+//! Prompts through a model: some sequences of random tokens, one row of each through the head. A line of JSON.
+//!
+//!     cargo bench --bench prefill -- --model PATH [--sequences 8] [--tokens 512] [--dtype bf16] [--threads 0]
+//!         [--repeats 3] [--decoder cpu]
+//!
+//! `seconds` is the median wall time of a walk after one that is not counted, `processor` the processor time of it.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Parser;
+use fireval::engine::cost::Cost;
+use fireval::engine::open::Home;
+use fireval::kernel::{Element, Isa};
+use fireval::model::candle::{self, CandleDecoder, Numerics};
+use fireval::model::config::ModelConfig;
+use fireval::model::cpu::{self, CpuDecoder};
+use fireval::model::decoder::{Decoder, Pasts, Wanted};
+use fireval::model::packed::Packed;
+use fireval::random::Random;
+use fireval::weights::Checkpoint;
+use fireval::weights::writer::Dtype;
+use half::bf16;
+
+#[derive(Parser)]
+struct Flags {
+    /// A folder or a GGUF file.
+    #[arg(long)]
+    model: PathBuf,
+    #[arg(long, default_value_t = 8)]
+    sequences: usize,
+    /// Of each sequence.
+    #[arg(long, default_value_t = 512)]
+    tokens: usize,
+    #[arg(long, default_value = "bf16")]
+    dtype: Dtype,
+    /// 0: one a core.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    #[arg(long, default_value = "cpu")]
+    decoder: Home,
+    /// Cargo's own.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let flags = Flags::parse();
+    rayon::ThreadPoolBuilder::new().num_threads(flags.threads).build_global()?;
+    let checkpoint = Checkpoint::open(&flags.model)?;
+    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    match (flags.decoder, flags.dtype) {
+        (Home::Cpu, Dtype::BF16) => run(&flags, cpu::<bf16>(checkpoint, &config, flags.dtype)?),
+        (Home::Cpu, Dtype::F32 | Dtype::F16) => run(&flags, cpu::<f32>(checkpoint, &config, flags.dtype)?),
+        (Home::Candle, dtype) => run(&flags, candle(&checkpoint, &config, dtype)?),
+    }
+}
+
+fn cpu<E: Element>(checkpoint: Checkpoint, config: &ModelConfig, dtype: Dtype) -> anyhow::Result<CpuDecoder<E>> {
+    let rounded_to_f16 = dtype == Dtype::F16;
+    let options = cpu::LoadOptions { isa: Isa::best(), rounded_to_f16, nf4: false, memory: u64::MAX };
+    CpuDecoder::load(checkpoint, config, &options)
+}
+
+fn candle(checkpoint: &Checkpoint, config: &ModelConfig, dtype: Dtype) -> anyhow::Result<CandleDecoder> {
+    let numerics = match dtype {
+        Dtype::F32 => Numerics::F32,
+        Dtype::BF16 => Numerics::BF16,
+        Dtype::F16 => Numerics::F16,
+    };
+    let options = candle::LoadOptions { device: candle_core::Device::Cpu, numerics, nf4: false };
+    CandleDecoder::load(checkpoint, config, &options)
+}
+
+fn run(flags: &Flags, decoder: impl Decoder) -> anyhow::Result<()> {
+    let mut random = Random::new(1);
+    let vocabulary = decoder.config().vocab_size;
+    let mut sequence = || (0..flags.tokens).map(|_| random.below(vocabulary) as u32).collect::<Vec<_>>();
+    let packed = Packed::rows(&(0..flags.sequences).map(|_| sequence()).collect::<Vec<_>>());
+    let wanted: Vec<Wanted> =
+        packed.segments.iter().map(|segment| Wanted { row: segment.start + segment.len - 1, token: 0 }).collect();
+    let mut times = Vec::new();
+    for repeat in 0..=flags.repeats {
+        let (begin, processor) = (Instant::now(), processor_seconds());
+        let hidden = decoder.walk(&packed, Pasts::None)?;
+        std::hint::black_box(decoder.score(&hidden, &wanted)?);
+        if repeat > 0 {
+            times.push((begin.elapsed().as_secs_f64(), processor_seconds() - processor));
+        }
+    }
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let (seconds, processor): (Vec<f64>, Vec<f64>) = times.into_iter().unzip();
+    let (seconds, processor) = (median(seconds), median(processor));
+    let (tokens, flops) = (packed.len(), Cost::of(decoder.config()).walk(&packed, wanted.len()));
+    println!(
+        "{{\"what\": \"prefill {} x {} {}\", \"seconds\": {seconds:.4}, \"processor\": {processor:.4}, \
+         \"tokens\": {tokens}, \"flops\": {flops:.4e}, \"gflops_a_core\": {:.1}}}",
+        flags.sequences,
+        flags.tokens,
+        flags.dtype.name(),
+        flops / processor / 1e9
+    );
+    Ok(())
+}
+
+/// What all threads of this process have used so far.
+fn processor_seconds() -> f64 {
+    // SAFETY: the kernel fills a plain struct, whose zeros are valid too.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}

@@ -1,0 +1,260 @@
+//! How much memory an evaluation may use, and what that leaves for tokens.
+//!
+//! A budget is a promise about the peak resident memory of the process. What is held already is the larger of what the
+//! system counts and what model and requests are known to need (a mapped weight counts only once it was touched); the
+//! rest is divided by what the decoder says a token costs.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Context, Error, Result, bail, ensure};
+
+use super::Work;
+use crate::model::decoder::Footprint;
+use crate::request::Request;
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Memory(pub u64);
+
+/// Units, the longer spelling of an ending first.
+const UNITS: [(&str, u64); 10] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("G", 1 << 30),
+    ("M", 1 << 20),
+];
+
+/// What a machine that does not say how much is free is taken to have.
+const UNKNOWN: Memory = Memory(4 << 30);
+
+/// The program itself, its tokenizer, its thread stacks.
+const PROGRAM: u64 = 96 << 20;
+/// What the store remembers of a document and of each of its requests.
+const STORED: u64 = 1024;
+/// Tokens of a wave outside the decoder: every request's own copy, two waves at once, and the layout.
+const LAYOUT: u64 = 512;
+
+impl FromStr for Memory {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Memory> {
+        let hint = "a size is a number and KiB, MiB, GiB, KB, MB or GB, as 2GiB";
+        let unit = UNITS.iter().find(|(unit, _)| text.ends_with(unit)).with_context(|| hint.to_owned())?;
+        let number: f64 = text[..text.len() - unit.0.len()].trim().parse().with_context(|| hint.to_owned())?;
+        let bytes = number * unit.1 as f64;
+        ensure!(bytes.is_finite() && (1.0..1e18).contains(&bytes), "{hint}");
+        Ok(Memory(bytes as u64))
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            bytes if bytes >= 10 << 30 => write!(f, "{} GiB", bytes >> 30),
+            bytes if bytes >= 1 << 30 => write!(f, "{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
+            bytes => write!(f, "{} MiB", bytes.div_ceil(1 << 20)),
+        }
+    }
+}
+
+impl Memory {
+    /// Half of what the machine could give.
+    pub fn half_of_free() -> Memory {
+        kibibytes("/proc/meminfo", "MemAvailable:").map_or(UNKNOWN, |free| Memory(free.0 / 2))
+    }
+
+    /// What this process has in memory, where the system says it.
+    fn resident() -> Option<Memory> {
+        kibibytes("/proc/self/status", "VmRSS:")
+    }
+}
+
+/// A line `name  123 kB` of a file of the kernel's.
+fn kibibytes(file: &str, name: &str) -> Option<Memory> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(Memory(number * 1024))
+}
+
+/// What bounds a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub memory: Memory,
+    /// Distinct tokens walked at once where memory allows it.
+    pub wave_tokens: usize,
+    /// Documents that decode together where memory allows it.
+    pub running: usize,
+}
+
+impl Limits {
+    /// Waves so large that cut prefixes hardly count, and small enough that little is lost when a run is interrupted.
+    /// (Products run at full speed from some hundred rows on.)
+    pub fn of(memory: Memory) -> Limits {
+        Limits { memory, wave_tokens: 32_768, running: 256 }
+    }
+}
+
+/// What a budget leaves for tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub limits: Limits,
+    footprint: Footprint,
+    /// Bytes that are not for tokens.
+    held: u64,
+}
+
+impl Room {
+    /// What `limits` leave beside a loaded decoder and the requests of `work`. An error if that is nothing.
+    pub fn beside(footprint: Footprint, work: &Work, limits: Limits) -> Result<Room> {
+        let known = known(footprint, work);
+        // More, if the system counts more: memory that loading freed stays with the process.
+        let held = Memory::resident().map_or(known, |resident| resident.0.max(known));
+        Room::new(footprint, held, limits)
+    }
+
+    /// As `beside`, of a decoder that is not loaded.
+    pub fn planned(footprint: Footprint, work: &Work, limits: Limits) -> Result<Room> {
+        Room::new(footprint, known(footprint, work), limits)
+    }
+
+    pub fn new(footprint: Footprint, held: u64, limits: Limits) -> Result<Room> {
+        let room = Room { limits, footprint, held };
+        if room.most_tokens() == 0 {
+            bail!(
+                "{} of memory can't hold the model and its requests, which need {}; give more with --memory",
+                limits.memory,
+                Memory(held + room.token_bytes())
+            );
+        }
+        Ok(room)
+    }
+
+    /// Bytes for tokens.
+    pub fn free(&self) -> u64 {
+        self.limits.memory.0.saturating_sub(self.held)
+    }
+
+    fn token_bytes(&self) -> u64 {
+        self.footprint.per_token as u64 + LAYOUT
+    }
+
+    /// Bytes that a wave of `tokens` needs.
+    pub fn wave_bytes(&self, tokens: usize) -> u64 {
+        tokens as u64 * self.token_bytes()
+    }
+
+    /// Bytes that a sequence needs while it is generated: its past with room for `tokens`, and its next token.
+    pub fn past_bytes(&self, tokens: usize) -> u64 {
+        tokens as u64 * self.footprint.per_past_token as u64 + self.token_bytes()
+    }
+
+    /// Tokens that one wave can have.
+    fn most_tokens(&self) -> usize {
+        usize::try_from(self.free() / self.token_bytes()).unwrap_or(usize::MAX)
+    }
+
+    /// Tokens that a wave is filled to.
+    pub fn wave_tokens(&self) -> usize {
+        self.limits.wave_tokens.min(self.most_tokens())
+    }
+
+    /// The peak: a full wave, and beside it, as far as there is room, `running` pasts of `capacity` tokens.
+    pub fn peak(&self, running: usize, capacity: usize) -> Memory {
+        let wave = self.wave_bytes(self.wave_tokens());
+        let pasts = running as u64 * self.past_bytes(capacity);
+        Memory(self.held + (wave + pasts).min(self.free()))
+    }
+
+    /// An error if a document that needs `bytes` at once does not fit.
+    pub fn check(&self, document: usize, bytes: u64) -> Result<()> {
+        ensure!(
+            bytes <= self.free(),
+            "document {document} of the evaluation does not fit into {} of memory; together with the model it needs {}; \
+             give more with --memory",
+            self.limits.memory,
+            Memory(self.held + bytes)
+        );
+        Ok(())
+    }
+}
+
+/// What model, program and requests are known to need.
+fn known(footprint: Footprint, work: &Work) -> u64 {
+    footprint.fixed as u64 + PROGRAM + work.documents.iter().map(|asked| text(asked)).sum::<u64>()
+}
+
+/// Bytes of a document's strings (requests share one context) and of what is kept of its answers.
+fn text(requests: &[Request]) -> u64 {
+    let (mut bytes, mut before): (usize, Option<&Arc<str>>) = (0, None);
+    for request in requests {
+        let (context, more) = match request {
+            Request::LogLikelihood { context, continuation } => (context, continuation.len()),
+            Request::Generate { context, .. } => (context, 0),
+        };
+        bytes += more;
+        if !before.is_some_and(|before| Arc::ptr_eq(before, context)) {
+            bytes += context.len();
+        }
+        before = Some(context);
+    }
+    bytes as u64 + STORED * (1 + requests.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_their_units() {
+        let read = |text: &str| text.parse::<Memory>().map(|memory| memory.0).map_err(|error| error.to_string());
+        assert_eq!(read("2GiB"), Ok(2 << 30));
+        assert_eq!(read("1.5 GiB"), Ok(3 << 29));
+        assert_eq!(read("500MB"), Ok(500_000_000));
+        assert_eq!(read("64KiB"), Ok(65_536));
+        assert_eq!(read("8G"), Ok(8 << 30));
+        for wrong in ["", "2", "GiB", "-1GiB", "0GiB", "2GiBs", "two GiB", "inf GiB", "NaNGiB", "1e30GiB"] {
+            assert!(read(wrong).unwrap_err().contains("as 2GiB"), "{wrong}");
+        }
+        assert_eq!(Memory(3 << 29).to_string(), "1.5 GiB");
+        assert_eq!(Memory(1).to_string(), "1 MiB");
+    }
+
+    const FOOTPRINT: Footprint = Footprint { fixed: 1000, per_token: 9_488, per_past_token: 100 }; // 10,000 a token
+
+    #[test]
+    fn what_is_left_is_divided_by_what_a_token_costs() {
+        let limits = Limits { memory: Memory(1_000_000), wave_tokens: 50, running: 4 };
+        let room = Room::new(FOOTPRINT, 200_000, limits).unwrap();
+        assert_eq!((room.free(), room.most_tokens(), room.wave_tokens()), (800_000, 80, 50));
+        assert_eq!((room.peak(0, 0), room.peak(2, 100)), (Memory(700_000), Memory(740_000)));
+        assert_eq!(room.peak(1000, 100), Memory(1_000_000));
+        assert_eq!(Room::new(FOOTPRINT, 600_000, limits).unwrap().wave_tokens(), 40);
+        assert_eq!(room.past_bytes(7), 10_700);
+        room.check(3, 800_000).unwrap();
+        let error = room.check(3, 800_001).unwrap_err().to_string();
+        assert!(error.contains("document 3") && error.contains("--memory"), "{error}");
+    }
+
+    #[test]
+    fn too_small_a_budget_says_how_much_is_needed() {
+        let limits = Limits::of(Memory(64 << 20));
+        let error = Room::new(FOOTPRINT, 2 << 30, limits).unwrap_err().to_string();
+        assert!(error.contains("64 MiB") && error.contains("2.0 GiB") && error.contains("--memory"), "{error}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_system_says_what_is_free_and_held() {
+        assert!(Memory::resident().is_some_and(|held| held > Memory(1 << 20)));
+        assert_ne!(Memory::half_of_free(), UNKNOWN);
+    }
+}

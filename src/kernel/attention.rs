@@ -1,0 +1,385 @@
+//! Attention of some queries over one head's keys and values, which are held as panels.
+//!
+//! Keys lie in blocks of 64 positions (a panel's columns), values in rows of positions (a panel's depth); both begin at
+//! position 0 of the sequence, wherever it was cut into segments. So what a query computes depends on its sequence alone:
+//! scores of whole blocks, a softmax whose lanes belong to positions, a product over positions from the first on, with
+//! exact zeros for what it does not see. Queries go a few rows at a time against all keys they see; no score is kept.
+
+use super::isa::for_every_isa;
+use super::math::{exp, soft_cap};
+use super::product::padded;
+use super::tile::{self, WIDTH};
+use super::{Element, Isa};
+
+/// Query rows that are scored together; their scores stay in the cache for thousands of keys.
+const ROWS: usize = 24;
+/// Positions that are summed side by side.
+const LANES: usize = 16;
+
+/// One head's keys and values of a sequence's first `len` positions.
+#[derive(Clone, Debug)]
+pub struct KeyValues<E> {
+    head_dim: usize,
+    len: usize,
+    keys: Vec<E>,   // (blocks, head_dim / GROUP, 64, GROUP)
+    values: Vec<E>, // (positions / GROUP, columns, GROUP)
+}
+
+/// Consecutive queries of one key-value head's group.
+#[derive(Clone, Copy, Debug)]
+pub struct Queries<'a, E> {
+    /// (queries, group, head_dim filled up to whole groups): the heads of a query side by side.
+    pub numbers: &'a [E],
+    pub group: usize,
+    /// Position of the first.
+    pub first: usize,
+}
+
+/// How scores become weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    pub scale: f32,
+    /// Scores are squashed into this range (Gemma 2).
+    pub soft_cap: Option<f32>,
+    /// Keys further back than this many positions are not seen; a query is its own first.
+    pub window: Option<usize>,
+}
+
+/// Buffers of one worker.
+#[derive(Default)]
+pub struct Scratch<E> {
+    scores: Vec<f32>,   // (rows, keys)
+    weights: Vec<E>,    // (rows, keys)
+    mixed: Vec<f32>,    // (rows, columns)
+    inverses: Vec<f32>, // (rows)
+}
+
+impl<E: Element> KeyValues<E> {
+    pub fn new(head_dim: usize) -> KeyValues<E> {
+        KeyValues { head_dim, len: 0, keys: Vec::new(), values: Vec::new() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Forgets everything; heads are of this size from here on. The buffers stay.
+    pub fn restart(&mut self, head_dim: usize) {
+        (self.head_dim, self.len) = (head_dim, 0);
+    }
+
+    /// Forgets all but the first `len` positions.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Makes room, so that no later push moves what is here.
+    pub fn reserve(&mut self, capacity: usize) {
+        let blocks = capacity.div_ceil(WIDTH);
+        self.keys.reserve_exact((blocks * self.block_size()).saturating_sub(self.keys.len()));
+        let rows = capacity.div_ceil(E::GROUP) * E::GROUP;
+        self.values.reserve_exact((rows * self.columns()).saturating_sub(self.values.len()));
+    }
+
+    /// Bytes of `capacity` positions.
+    pub fn bytes(head_dim: usize, capacity: usize) -> usize {
+        let width = 4 / E::GROUP;
+        let keys = capacity.next_multiple_of(WIDTH) * padded::<E>(head_dim);
+        let values = capacity.next_multiple_of(E::GROUP) * head_dim.next_multiple_of(WIDTH);
+        (keys + values) * width
+    }
+
+    /// Appends a position. (head_dim) each.
+    pub fn push(&mut self, key: &[E], value: &[E]) {
+        let (block, column) = (self.len / WIDTH, self.len % WIDTH);
+        let size = self.block_size();
+        if self.keys.len() < (block + 1) * size {
+            self.keys.resize((block + 1) * size, E::default());
+        }
+        let keys = &mut self.keys[block * size..];
+        for (group, numbers) in key.chunks(E::GROUP).enumerate() {
+            keys[(group * WIDTH + column) * E::GROUP..][..numbers.len()].copy_from_slice(numbers);
+        }
+        let row_size = self.columns() * E::GROUP;
+        let (row, lane) = (self.len / E::GROUP, self.len % E::GROUP);
+        if self.values.len() < (row + 1) * row_size {
+            self.values.resize((row + 1) * row_size, E::default());
+        }
+        let values = &mut self.values[row * row_size..][..row_size];
+        for (slot, number) in values.chunks_exact_mut(E::GROUP).zip(value) {
+            slot[lane] = *number;
+        }
+        self.len += 1;
+    }
+
+    /// The values of a position.
+    #[cfg(test)]
+    pub fn value(&self, position: usize) -> Vec<E> {
+        let row = &self.values[position / E::GROUP * self.columns() * E::GROUP..];
+        (0..self.head_dim).map(|column| row[column * E::GROUP + position % E::GROUP]).collect()
+    }
+
+    fn block_size(&self) -> usize {
+        padded::<E>(self.head_dim) * WIDTH
+    }
+
+    /// Columns of a row of values: whole panels.
+    fn columns(&self) -> usize {
+        self.head_dim.next_multiple_of(WIDTH)
+    }
+}
+
+/// The half-open ranges of keys that tiles and rows of queries see.
+impl<E> Queries<'_, E> {
+    fn sees(&self, row: usize, window: Option<usize>) -> (usize, usize) {
+        let end = self.first + row / self.group + 1;
+        (window.map_or(0, |window| end.saturating_sub(window)), end)
+    }
+}
+
+/// Attends; `seen` holds the keys of all positions up to the last query. `out` gets, row by row (query-major, then the
+/// heads of the group), the mixed values (head_dim).
+pub fn attend<E: Element>(
+    isa: Isa,
+    queries: Queries<E>,
+    seen: &KeyValues<E>,
+    sight: Sight,
+    scratch: &mut Scratch<E>,
+    mut out: impl FnMut(usize, &[f32]),
+) {
+    let step = padded::<E>(seen.head_dim);
+    let rows = queries.numbers.len() / step;
+    let columns = seen.columns();
+    for first in (0..rows).step_by(ROWS) {
+        let count = ROWS.min(rows - first);
+        let keys = weigh(isa, queries, (first, count), seen, sight, scratch);
+        let groups = (keys.1 - keys.0).div_ceil(E::GROUP);
+        let width = (keys.1 - keys.0).next_multiple_of(WIDTH);
+        scratch.mixed.resize(scratch.mixed.len().max(ROWS * columns), 0.0);
+        for column in (0..columns).step_by(WIDTH) {
+            let values = &seen.values[keys.0 * columns + column * E::GROUP..];
+            let weights = (&scratch.weights[..], width, count);
+            let panel = (values, columns * E::GROUP, groups);
+            tile::multiply(isa, weights, panel, (&mut scratch.mixed[column..], columns), false);
+        }
+        for (row, mixed) in scratch.mixed.chunks_exact_mut(columns).enumerate().take(count) {
+            mixed.iter_mut().for_each(|value| *value *= scratch.inverses[row]);
+            out(first + row, &mixed[..seen.head_dim]);
+        }
+    }
+}
+
+/// Leaves the (unnormalised) weights of some rows in the scratch, and one over their sums. Returns the range of keys they
+/// are for: it begins at a block.
+fn weigh<E: Element>(
+    isa: Isa,
+    queries: Queries<E>,
+    (first, count): (usize, usize),
+    seen: &KeyValues<E>,
+    sight: Sight,
+    scratch: &mut Scratch<E>,
+) -> (usize, usize) {
+    let begin = queries.sees(first, sight.window).0 / WIDTH * WIDTH;
+    let end = queries.sees(first + count - 1, sight.window).1;
+    assert!(end <= seen.len, "keys of {end} positions are needed, {} are there", seen.len);
+    let width = (end - begin).next_multiple_of(WIDTH);
+    let step = padded::<E>(seen.head_dim);
+    scratch.scores.resize(scratch.scores.len().max(ROWS * width), 0.0);
+    scratch.weights.resize(scratch.weights.len().max(ROWS * width), E::default());
+    scratch.inverses.resize(ROWS, 0.0);
+    let numbers = (&queries.numbers[first * step..], step, count);
+    for (index, block) in (begin..end).step_by(WIDTH).enumerate() {
+        let keys = (&seen.keys[block * step..], WIDTH * E::GROUP, step / E::GROUP);
+        tile::multiply(isa, numbers, keys, (&mut scratch.scores[index * WIDTH..], width), false);
+    }
+    for row in 0..count {
+        let (from, to) = queries.sees(first + row, sight.window);
+        let part = row * width..(row + 1) * width;
+        let (scores, weights) = (&mut scratch.scores[part.clone()], &mut scratch.weights[part]);
+        let seen = (from - begin, to - begin);
+        softmax(isa, scores, seen, sight.scale, sight.soft_cap, weights, &mut scratch.inverses[row]);
+    }
+    (begin, end)
+}
+
+for_every_isa! {
+    /// `e^(score - largest)` of the visible scores, 0 elsewhere, and one over the sum. Lanes belong to positions (a row
+    /// begins at a multiple of 64), so the sum is the same however much stands to the left or right of what is visible.
+    fn softmax<E: Element>(
+        scores: &mut [f32],
+        visible: (usize, usize),
+        scale: f32,
+        cap: Option<f32>,
+        weights: &mut [E],
+        inverse: &mut f32,
+    ) {
+        let (from, to) = (visible.0 / LANES * LANES, visible.1.next_multiple_of(LANES));
+        // Beyond what is visible in the first and last chunk: a score of minus infinity has the weight 0.
+        scores[from..visible.0].fill(f32::NEG_INFINITY);
+        scores[visible.1..to].fill(f32::NEG_INFINITY);
+        let chunks = scores[from..to].as_chunks_mut::<LANES>().0;
+        let scale = match cap {
+            None => scale,
+            Some(cap) => {
+                let scores = chunks.as_flattened_mut().iter_mut();
+                scores.for_each(|score| *score = if *score == f32::NEG_INFINITY { *score } else { soft_cap::<FUSED>(*score * scale, cap) });
+                1.0
+            }
+        };
+        let mut largest = [f32::NEG_INFINITY; LANES];
+        for chunk in chunks.iter() {
+            for (score, largest) in chunk.iter().zip(&mut largest) {
+                *largest = if score > largest { *score } else { *largest };
+            }
+        }
+        let peak = largest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+        let mut sums = [0f32; LANES];
+        for (chunk, out) in chunks.iter().zip(weights[from..to].as_chunks_mut::<LANES>().0) {
+            for ((score, sum), out) in chunk.iter().zip(&mut sums).zip(out) {
+                let weight = exp::<FUSED>((score - peak) * scale);
+                *sum += weight;
+                *out = E::from_f32(weight);
+            }
+        }
+        weights[..from].fill(E::default());
+        weights[to..].fill(E::default());
+        *inverse = 1.0 / sums.iter().sum::<f32>();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::random::Random;
+
+    fn random<E: Element>(count: usize, seed: u64) -> Vec<E> {
+        let mut random = Random::named(seed, "attention");
+        (0..count).map(|_| E::from_f32(random.normal() as f32)).collect()
+    }
+
+    struct Case<E> {
+        head_dim: usize,
+        group: usize,
+        keys: Vec<E>,
+        values: Vec<E>,
+        queries: Vec<E>,
+        sight: Sight,
+    }
+
+    impl<E: Element> Case<E> {
+        fn new(positions: usize, head_dim: usize, group: usize, sight: Sight) -> Case<E> {
+            Case {
+                head_dim,
+                group,
+                keys: random(positions * head_dim, 1),
+                values: random(positions * head_dim, 2),
+                queries: random(positions * group * head_dim, 3),
+                sight,
+            }
+        }
+
+        fn key_values(&self, to: usize) -> KeyValues<E> {
+            let mut seen = KeyValues::new(self.head_dim);
+            let rows = self.keys.chunks(self.head_dim).zip(self.values.chunks(self.head_dim));
+            rows.take(to).for_each(|(key, value)| seen.push(key, value));
+            seen
+        }
+
+        /// Queries at positions `from..to`.
+        fn attend(&self, isa: Isa, seen: &KeyValues<E>, from: usize, to: usize) -> Vec<f32> {
+            let size = self.group * self.head_dim;
+            let queries = Queries { numbers: &self.queries[from * size..to * size], group: self.group, first: from };
+            let mut out = Vec::new();
+            attend(isa, queries, seen, self.sight, &mut Scratch::default(), |row, mixed| {
+                assert_eq!(row * self.head_dim, out.len());
+                out.extend_from_slice(mixed);
+            });
+            out
+        }
+
+        /// In f64.
+        fn plain(&self, position: usize, head: usize) -> Vec<f64> {
+            let from = self.sight.window.map_or(0, |window| (position + 1).saturating_sub(window));
+            let query = &self.queries[(position * self.group + head) * self.head_dim..][..self.head_dim];
+            let scores: Vec<f64> = (from..=position)
+                .map(|key| {
+                    let key = &self.keys[key * self.head_dim..][..self.head_dim];
+                    let dot: f64 =
+                        query.iter().zip(key).map(|(a, b)| f64::from(a.to_f32()) * f64::from(b.to_f32())).sum();
+                    let score = dot * f64::from(self.sight.scale);
+                    self.sight.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()).exp()
+                })
+                .collect();
+            let sum: f64 = scores.iter().sum();
+            (0..self.head_dim)
+                .map(|column| {
+                    let value = |key: usize| f64::from(self.values[(from + key) * self.head_dim + column].to_f32());
+                    scores.iter().enumerate().map(|(key, score)| score / sum * value(key)).sum()
+                })
+                .collect()
+        }
+    }
+
+    fn agrees<E: Element>(case: &Case<E>, positions: usize, tolerance: f64) {
+        let seen = case.key_values(positions);
+        for isa in Isa::supported() {
+            let found = case.attend(isa, &seen, 0, positions);
+            for (row, ours) in found.chunks(case.head_dim).enumerate() {
+                for (ours, exact) in ours.iter().zip(case.plain(row / case.group, row % case.group)) {
+                    assert!((f64::from(*ours) - exact).abs() < tolerance, "{isa:?} row {row}: {ours} {exact}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn attention_agrees_with_its_formula() {
+        let sight = Sight { scale: 0.3, soft_cap: None, window: None };
+        for (positions, head_dim, group) in [(1, 64, 3), (65, 64, 3), (130, 16, 1), (70, 96, 2), (67, 6, 4)] {
+            agrees(&Case::<f32>::new(positions, head_dim, group, sight), positions, 3e-6);
+            agrees(&Case::<bf16>::new(positions, head_dim, group, sight), positions, 2e-2);
+        }
+        let windowed = Sight { window: Some(5), ..sight };
+        agrees(&Case::<f32>::new(200, 8, 2, windowed), 200, 3e-6);
+        let capped = Sight { soft_cap: Some(2.0), ..sight };
+        agrees(&Case::<f32>::new(70, 8, 2, capped), 70, 3e-6);
+    }
+
+    #[test]
+    fn a_query_has_the_same_bits_alone_and_among_others() {
+        for window in [None, Some(70)] {
+            let case = Case::<bf16>::new(150, 64, 3, Sight { scale: 0.125, soft_cap: None, window });
+            for isa in Isa::supported() {
+                let all = case.attend(isa, &case.key_values(150), 0, 150);
+                let row = case.group * case.head_dim;
+                for (from, to) in [(0, 1), (63, 66), (100, 150), (149, 150)] {
+                    let alone = case.attend(isa, &case.key_values(to), from, to);
+                    assert_eq!(alone, all[from * row..to * row], "{isa:?} {window:?} {from}..{to}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_pushed_over_is_as_if_it_had_never_been() {
+        let case = Case::<bf16>::new(100, 64, 1, Sight { scale: 0.125, soft_cap: None, window: None });
+        let mut seen = case.key_values(70);
+        let stray = random::<bf16>(64, 9);
+        for _ in 0..40 {
+            seen.push(&stray, &stray);
+        }
+        seen.truncate(70);
+        let rows = case.keys.chunks(64).zip(case.values.chunks(64)).skip(70);
+        rows.for_each(|(key, value)| seen.push(key, value));
+        let isa = Isa::best();
+        assert_eq!(case.attend(isa, &seen, 0, 100), case.attend(isa, &case.key_values(100), 0, 100));
+        seen.truncate(75);
+        assert_eq!(case.attend(isa, &seen, 0, 75), case.attend(isa, &case.key_values(75), 0, 75));
+    }
+}

@@ -1,0 +1,60 @@
+//! What activations and panels are made of: bf16 or f32. Sums are f32 in either case.
+
+use half::bf16;
+
+use super::tile::{self, Kernel};
+use super::{Isa, math};
+
+/// A number that products are made of.
+pub trait Element: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 'static {
+    /// Numbers of one column that lie side by side in a panel, 32 bits in all.
+    const GROUP: usize;
+    /// Rows of depth that are packed at a time: a panel of them stays in the second-level cache. A multiple of every
+    /// block that weights are stored in.
+    const DEPTH: usize;
+
+    fn from_f32(value: f32) -> Self;
+
+    fn to_f32(self) -> f32;
+
+    /// The micro-kernel of a level.
+    fn kernel(isa: Isa) -> Kernel<Self>;
+}
+
+impl Element for f32 {
+    const GROUP: usize = 1;
+    const DEPTH: usize = 768;
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> f32 {
+        value
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    fn kernel(isa: Isa) -> Kernel<f32> {
+        tile::f32_kernel(isa)
+    }
+}
+
+impl Element for bf16 {
+    const GROUP: usize = 2;
+    const DEPTH: usize = 1536;
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> bf16 {
+        bf16::from_bits(math::to_bf16_bits(value))
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    fn kernel(isa: Isa) -> Kernel<bf16> {
+        tile::bf16_kernel(isa)
+    }
+}

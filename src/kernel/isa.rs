@@ -1,0 +1,106 @@
+//! Which instructions this processor has, asked once.
+
+use std::sync::LazyLock;
+
+/// A level of instructions that kernels are written for. Those of one machine differ in speed; `Avx512` and `Avx2` give
+/// the same bits (both fuse multiply and add, in the same order), the other two differ in the last ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Any processor: products and sums rounded one by one.
+    Portable,
+    /// x86-64 with AVX2 and FMA: 8 numbers at a time.
+    Avx2,
+    /// AVX-512 (F, BW, DQ, VL): 16 numbers at a time.
+    Avx512,
+    /// And its BF16 extension: pairs of bf16 numbers multiplied and added into f32.
+    Avx512Bf16,
+}
+
+impl Isa {
+    const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+
+    /// The best of this processor.
+    pub fn best() -> Isa {
+        static BEST: LazyLock<Isa> =
+            LazyLock::new(|| Isa::supported().last().copied().expect("every processor has the portable level"));
+        *BEST
+    }
+
+    /// All levels of this processor, the best last.
+    pub fn supported() -> Vec<Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_supported()).collect()
+    }
+
+    /// How sums of products are rounded at this level, for a model's identity: levels of one name give the same bits.
+    pub fn arithmetic(self, products_in_bf16: bool) -> &'static str {
+        match (self, products_in_bf16) {
+            (Isa::Portable, _) => "plain",
+            (Isa::Avx2 | Isa::Avx512, _) | (Isa::Avx512Bf16, false) => "fused",
+            (Isa::Avx512Bf16, true) => "bf16-pairs",
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn is_supported(self) -> bool {
+        let avx2 = || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = || {
+            avx2()
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+        };
+        match self {
+            Isa::Portable => true,
+            Isa::Avx2 => avx2(),
+            Isa::Avx512 => avx512(),
+            Isa::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_supported(self) -> bool {
+        self == Isa::Portable
+    }
+}
+
+/// Compiles a loop once for every level: the body is plain Rust that the compiler makes wide, and `FUSED` says whether
+/// multiply and add are one instruction (`math::multiply_add`).
+macro_rules! for_every_isa {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident $(<$element:ident: $bound:path>)? ($($argument:ident: $kind:ty),* $(,)?) $body:block) => {
+        $(#[$attribute])*
+        #[allow(clippy::too_many_arguments)]
+        $visibility fn $name $(<$element: $bound>)? (isa: $crate::kernel::Isa, $($argument: $kind),*) {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn body<const FUSED: bool $(, $element: $bound)?>($($argument: $kind),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512 $(<$element: $bound>)? ($($argument: $kind),*) {
+                body::<true $(, $element)?>($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx2 $(<$element: $bound>)? ($($argument: $kind),*) {
+                body::<true $(, $element)?>($($argument),*)
+            }
+
+            match isa {
+                // SAFETY: an `Isa` other than the portable one is only ever made for a processor that has it.
+                #[cfg(target_arch = "x86_64")]
+                $crate::kernel::Isa::Avx512Bf16 | $crate::kernel::Isa::Avx512 => unsafe { avx512($($argument),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::kernel::Isa::Avx2 => unsafe { avx2($($argument),*) },
+                #[cfg(not(target_arch = "x86_64"))]
+                $crate::kernel::Isa::Avx512Bf16 | $crate::kernel::Isa::Avx512 | $crate::kernel::Isa::Avx2 => body::<false $(, $element)?>($($argument),*),
+                $crate::kernel::Isa::Portable => body::<false $(, $element)?>($($argument),*),
+            }
+        }
+    };
+}
+pub(super) use for_every_isa;

@@ -1,0 +1,271 @@
+//! Products of rows with weights, spread over threads.
+//!
+//! The work is cut into items of one panel (64 outputs) and a run of rows. A thread packs the panel, stretch of depth
+//! after stretch of depth, multiplies it with all rows of the run and hands the finished sums to the caller's `finish`,
+//! which adds, gates or rounds them while they are in the cache. Nothing waits in a spin: rayon's threads sleep.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::panel::Packing;
+use super::tile::{self, HEIGHT, WIDTH};
+use super::{Element, Isa, Matrix, Pool};
+
+/// Rows of activations, `step` numbers from one to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a, E> {
+    pub numbers: &'a [E],
+    /// At least the matrix' columns filled up to a whole group ([`padded`]); what fills up is 0.
+    pub step: usize,
+}
+
+/// One product of a sum: `rows * weight^T`.
+#[derive(Clone, Copy, Debug)]
+pub struct Term<'a, E> {
+    pub rows: Rows<'a, E>,
+    pub weight: Matrix<'a>,
+}
+
+/// The sums of some rows and of one panel's columns, for each of `N` products.
+pub struct Block<'a, const N: usize> {
+    pub rows: Range<usize>,
+    /// At most 64.
+    pub columns: Range<usize>,
+    /// Each (rows, 64); columns beyond the last hold nothing of meaning.
+    pub sums: [&'a mut [f32]; N],
+}
+
+impl<const N: usize> Block<'_, N> {
+    /// Row numbers with their sums of product `which`, cut to the columns that exist.
+    pub fn each_row(&self, which: usize) -> impl Iterator<Item = (usize, &[f32])> {
+        let width = self.columns.len();
+        self.rows.clone().zip(self.sums[which].chunks_exact(WIDTH).map(move |sums| &sums[..width]))
+    }
+}
+
+/// A row's length filled up to whole groups.
+pub fn padded<E: Element>(columns: usize) -> usize {
+    columns.next_multiple_of(E::GROUP)
+}
+
+/// Rows of an item: the sums of so many (half a megabyte) stay in the second-level cache beside the panel.
+const ROWS_OF_AN_ITEM: usize = 2048;
+/// Below this, packing a panel costs more than multiplying it.
+const FEWEST_ROWS: usize = 48;
+/// Items for each thread, so that none waits long for the last.
+const ITEMS_A_THREAD: usize = 6;
+
+/// The instructions to use, and buffers that are reused from call to call.
+pub struct Kernels<E> {
+    pub isa: Isa,
+    buffers: Pool<Buffers<E>>,
+}
+
+/// One worker's buffers.
+#[derive(Default)]
+struct Buffers<E> {
+    packing: Packing<E>,
+    panel: Vec<E>,
+    sums: [Vec<f32>; 2],
+}
+
+impl<E: Element> Kernels<E> {
+    pub fn new(isa: Isa) -> Kernels<E> {
+        Kernels { isa, buffers: Pool::default() }
+    }
+
+    /// For `count` rows the sums of `products`, each a sum of terms; all first weights have the same number of rows
+    /// (outputs). `finish` gets every sum exactly once.
+    pub fn multiply<const N: usize>(&self, count: usize, products: [&[Term<E>]; N], finish: impl Fn(Block<N>) + Sync) {
+        let outputs = products[0][0].weight.rows;
+        let panels = outputs.div_ceil(WIDTH);
+        let run = rows_of_an_item(count, panels, ROWS_OF_AN_ITEM / N);
+        let runs = count.div_ceil(run.max(1));
+        (0..panels * runs).into_par_iter().with_max_len(1).for_each(|item| {
+            let (panel, first) = (item / runs, item % runs * run);
+            let rows = first..count.min(first + run);
+            let columns = panel * WIDTH..outputs.min((panel + 1) * WIDTH);
+            self.buffers.with(|buffers| {
+                let Buffers { packing, panel, sums: [first_sums, second_sums] } = buffers;
+                let mut sums = [first_sums, second_sums].into_iter();
+                let sums: [&mut [f32]; N] = std::array::from_fn(|which| {
+                    let sums = sums.next().expect("there are at most two products");
+                    sums.resize(sums.len().max(rows.len() * WIDTH), 0.0);
+                    let sums = &mut sums[..rows.len() * WIDTH];
+                    sum_terms(self.isa, products[which], rows.clone(), columns.start, packing, panel, sums);
+                    sums
+                });
+                finish(Block { rows, columns, sums });
+            });
+        });
+    }
+}
+
+/// The sums of some rows for the panel whose first output is `column`.
+fn sum_terms<E: Element>(
+    isa: Isa,
+    terms: &[Term<E>],
+    rows: Range<usize>,
+    column: usize,
+    packing: &mut Packing<E>,
+    panel: &mut Vec<E>,
+    sums: &mut [f32],
+) {
+    let mut goes_on = false;
+    for Term { rows: Rows { numbers, step }, weight } in terms {
+        for from in (0..weight.columns).step_by(E::DEPTH) {
+            let to = weight.columns.min(from + E::DEPTH);
+            let groups = packing.pack(isa, weight, column, (from, to), panel);
+            let numbers = &numbers[rows.start * step + from..];
+            let panel = (&panel[..], WIDTH * E::GROUP, groups);
+            tile::multiply(isa, (numbers, *step, rows.len()), panel, (sums, WIDTH), goes_on);
+            goes_on = true;
+        }
+    }
+}
+
+/// How many rows go into one item. It decides who computes a row, never what comes out.
+fn rows_of_an_item(count: usize, panels: usize, most: usize) -> usize {
+    let enough = (ITEMS_A_THREAD * rayon::current_num_threads()).div_ceil(panels.max(1));
+    let runs = enough.max(count.div_ceil(most)).min(count.div_ceil(FEWEST_ROWS)).max(1);
+    count.div_ceil(runs).next_multiple_of(HEIGHT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use half::bf16;
+
+    use super::*;
+    use crate::kernel::matrix::{bytes_of, convert};
+    use crate::kernel::{Numbers, nf4};
+    use crate::random::Random;
+
+    fn random(count: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random::named(seed, "kernel");
+        (0..count).map(|_| (random.uniform() * 2.0 - 1.0) as f32).collect()
+    }
+
+    fn activations<E: Element>(values: &[f32], rows: usize, columns: usize) -> Vec<E> {
+        let step = padded::<E>(columns);
+        let mut out = vec![E::default(); rows * step];
+        for (row, values) in values.chunks_exact(columns).enumerate() {
+            convert(Isa::Portable, values, &mut out[row * step..][..columns]);
+        }
+        out
+    }
+
+    /// (count, outputs)
+    fn product<E: Element>(isa: Isa, count: usize, terms: &[Term<E>]) -> Vec<f32> {
+        let outputs = terms[0].weight.rows;
+        let out = Mutex::new(vec![f32::NAN; count * outputs]);
+        Kernels::<E>::new(isa).multiply(count, [terms], |block: Block<1>| {
+            let mut out = out.lock().unwrap();
+            for (row, sums) in block.each_row(0) {
+                out[row * outputs + block.columns.start..][..sums.len()].copy_from_slice(sums);
+            }
+        });
+        out.into_inner().unwrap()
+    }
+
+    /// In f64, from the numbers as they are held.
+    fn plain<E: Element>(x: &[E], step: usize, count: usize, weight: &Matrix) -> Vec<f64> {
+        let mut row = vec![0.0; weight.columns];
+        let mut out = vec![0.0; count * weight.rows];
+        for output in 0..weight.rows {
+            weight.decode_row(Isa::Portable, output, 0, &mut row);
+            for index in 0..count {
+                let x = &x[index * step..][..weight.columns];
+                let terms =
+                    x.iter().zip(&row).map(|(x, w)| f64::from(x.to_f32()) * f64::from(E::from_f32(*w).to_f32()));
+                out[index * weight.rows + output] = terms.sum();
+            }
+        }
+        out
+    }
+
+    fn agrees<E: Element>(count: usize, outputs: usize, columns: usize) {
+        let (x, w) = (random(count * columns, 1), random(outputs * columns, 2));
+        let x = activations::<E>(&x, count, columns);
+        let step = padded::<E>(columns);
+        let weight = Matrix { rows: outputs, columns, numbers: Numbers::F32(bytes_of(&w)), rounded_to_f16: false };
+        let expected = plain(&x, step, count, &weight);
+        let terms = [Term { rows: Rows { numbers: &x, step }, weight }];
+        let mut fused: Option<Vec<f32>> = None;
+        for isa in Isa::supported() {
+            let found = product(isa, count, &terms);
+            for (ours, exact) in found.iter().zip(&expected) {
+                let tolerance = 3e-6 * (columns as f64).sqrt();
+                assert!((f64::from(*ours) - exact).abs() < tolerance, "{isa:?} {count} {outputs} {columns}");
+            }
+            if isa.arithmetic(E::GROUP == 2) == "fused" {
+                assert_eq!(*fused.get_or_insert(found.clone()), found, "{isa:?}: the same bits");
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_agrees_with_plain_sums_on_odd_shapes() {
+        for count in [1, 5, 6, 7, 63, 65] {
+            for outputs in [1, 5, 63, 64, 65] {
+                for columns in [1, 5, 63, 65, 128] {
+                    agrees::<f32>(count, outputs, columns);
+                    agrees::<bf16>(count, outputs, columns);
+                }
+            }
+        }
+        agrees::<f32>(7, 65, 2 * f32::DEPTH + 3);
+        agrees::<bf16>(7, 65, 2 * bf16::DEPTH + 3);
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_in_any_company() {
+        let (count, outputs, columns) = (150, 130, 2000);
+        let (x, w) = (random(count * columns, 3), random(outputs * columns, 4));
+        let weight = Matrix { rows: outputs, columns, numbers: Numbers::F32(bytes_of(&w)), rounded_to_f16: false };
+        for isa in Isa::supported() {
+            let x = activations::<bf16>(&x, count, columns);
+            let all = product(isa, count, &[Term { rows: Rows { numbers: &x, step: columns }, weight }]);
+            for (first, some) in [(0, 1), (7, 5), (100, 50), (149, 1)] {
+                let rows = Rows { numbers: &x[first * columns..], step: columns };
+                let alone = product(isa, some, &[Term { rows, weight }]);
+                assert_eq!(alone, all[first * outputs..][..some * outputs], "{isa:?} {first} {some}");
+            }
+        }
+    }
+
+    #[test]
+    fn four_bits_multiply_as_what_they_decode_to() {
+        let (count, outputs, columns) = (9, 70, 192);
+        let x = activations::<bf16>(&random(count * columns, 5), count, columns);
+        let packed: Vec<u8> = (0..outputs * columns / 2).map(|index| (index * 89 + 7) as u8).collect();
+        let absmax: Vec<f32> = random(outputs * columns / 64, 6).iter().map(|value| value.abs()).collect();
+        let numbers = Numbers::Nf4 { packed: &packed, absmax: nf4::Absmax::Plain(&absmax) };
+        let quantized = Matrix { rows: outputs, columns, numbers, rounded_to_f16: false };
+        let mut decoded = vec![0.0; outputs * columns];
+        decoded.chunks_exact_mut(columns).enumerate().for_each(|(row, out)| {
+            quantized.decode_row(Isa::Portable, row, 0, out);
+        });
+        let plain = Matrix { numbers: Numbers::F32(bytes_of(&decoded)), ..quantized };
+        for isa in Isa::supported() {
+            let rows = Rows { numbers: &x[..], step: columns };
+            let from_codes = product(isa, count, &[Term { rows, weight: quantized }]);
+            assert_eq!(from_codes, product(isa, count, &[Term { rows, weight: plain }]), "{isa:?}");
+        }
+    }
+
+    #[test]
+    fn terms_add_up() {
+        let (x, w) = ([1.0f32, 2.0, 3.0], [1.0, 1.0, 1.0, 0.5, 0.0, -1.0]);
+        let first = Matrix { rows: 2, columns: 3, numbers: Numbers::F32(bytes_of(&w)), rounded_to_f16: false };
+        let (low, b) = ([10.0f32], [1.0, 2.0]);
+        let second = Matrix { rows: 2, columns: 1, numbers: Numbers::F32(bytes_of(&b)), rounded_to_f16: false };
+        let terms = [
+            Term { rows: Rows { numbers: &x[..], step: 3 }, weight: first },
+            Term { rows: Rows { numbers: &low[..], step: 1 }, weight: second },
+        ];
+        assert_eq!(product(Isa::best(), 1, &terms), [6.0 + 10.0, 0.5 - 3.0 + 20.0]);
+    }
+}

@@ -1,0 +1,122 @@
+//! What distinguishes one decoder from another, read from `config.json` (or what a GGUF says in its place).
+//!
+//! One decoder serves all families: a family is only a set of values here ([`family`] has its defaults, [`read`] the
+//! reading). What a config states and no value here can express is refused by name, so nothing is computed by half.
+
+mod family;
+mod read;
+pub mod rope;
+#[cfg(test)]
+mod tests;
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::Value;
+
+pub use rope::{Rope, RopeScaling};
+
+/// The families whose checkpoints open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    Llama,
+    Mistral,
+    Mixtral,
+    /// And Qwen2.5.
+    Qwen2,
+    Qwen3,
+    Qwen3Moe,
+    Gemma2,
+    /// The text model.
+    Gemma3,
+    Phi3,
+}
+
+/// What a feed-forward's gate goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// GELU by its tanh approximation: `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`.
+    GeluTanh,
+}
+
+/// A layer of several feed-forwards of which each token uses `top_k`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mixture {
+    pub experts: usize,
+    pub top_k: usize,
+    pub router_aux_loss_coef: f64,
+    /// The probabilities of the chosen experts are divided by their sum.
+    pub normalize: bool,
+}
+
+/// The shape and constants of a decoder, checked once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    pub architecture: Architecture,
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    /// Of a mixture: an expert's width.
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    pub rms_norm_eps: f64,
+    /// Of layers that see everything, and of all layers where there is no `local_rope`.
+    pub rope_theta: f64,
+    pub rope_scaling: RopeScaling,
+    /// Of layers that see only the window, where the family gives them their own (Gemma 3).
+    pub local_rope: Option<Rope>,
+    /// The longest sequence the rotary embedding is for (of LongRoPE: the trained length; see [`RopeScaling::LongRope`]).
+    pub max_position_embeddings: usize,
+    pub tie_word_embeddings: bool,
+    /// A query sees itself and the keys before it, this many in all. Which layers: [`ModelConfig::window`].
+    pub sliding_window: Option<usize>,
+    /// For each layer whether it sees everything in spite of `sliding_window`; shorter lists go on with `false`.
+    pub full_attention: Vec<bool>,
+    pub activation: Activation,
+    /// The query, key and value linears have biases (the output has none).
+    pub attention_bias: bool,
+    /// RMS norm over each query and key head before rotation.
+    pub head_norms: bool,
+    /// Attention's and the feed-forward's outputs also go through a norm before they are added.
+    pub sandwich_norms: bool,
+    /// Norm weights are stored minus one.
+    pub norm_plus_one: bool,
+    /// Multiplies embeddings, after it is rounded to the dtype they are held in.
+    pub embedding_scale: Option<f32>,
+    /// Multiplies the product of a query and a key.
+    pub attention_scale: f64,
+    /// Scores `s`, scaled, become `cap * tanh(s / cap)` before the mask and softmax.
+    pub attention_softcap: Option<f64>,
+    /// The same for the head's logits.
+    pub final_softcap: Option<f64>,
+    /// `None` for a dense feed-forward.
+    pub mixture: Option<Mixture>,
+}
+
+impl ModelConfig {
+    /// Checks a `config.json` (transformers 4 or 5). `place` names it in errors. Defaults are those of transformers'
+    /// configuration classes.
+    pub fn from_json(json: &Value, place: &str) -> Result<ModelConfig> {
+        let fields = json.as_object().ok_or_else(|| anyhow!("{place}: not a JSON object"))?;
+        read::config(fields).with_context(|| place.to_owned())
+    }
+
+    /// How many keys, its own included, a query of that layer sees; `None`: all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.sliding_window.filter(|_| !self.sees_everything(layer))
+    }
+
+    /// The rotary embedding of that layer.
+    pub fn rope(&self, layer: usize) -> Rope {
+        match &self.local_rope {
+            Some(local) if !self.sees_everything(layer) => local.clone(),
+            Some(_) | None => Rope { theta: self.rope_theta, scaling: self.rope_scaling.clone() },
+        }
+    }
+
+    fn sees_everything(&self, layer: usize) -> bool {
+        self.full_attention.get(layer).copied().unwrap_or(false)
+    }
+}

@@ -1,0 +1,152 @@
+//! Rotary embedding: what a config says of it, and the frequencies that follow.
+//!
+//! Rounded to f32 where transformers rounds (the power, its inverse, the angle): at position 1,000 the last bit of a
+//! frequency is worth 1e-4 of a log-likelihood. Source: transformers' `modeling_rope_utils.py`.
+
+use anyhow::{Result, anyhow, bail, ensure};
+use serde_json::{Map, Value};
+
+use super::read::{missing, positive, wrong};
+
+/// How rotary frequencies are stretched beyond the trained context.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    None,
+    Linear {
+        factor: f64,
+    },
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_max_position_embeddings: usize,
+    },
+    /// LongRoPE within the trained length. transformers takes other factors for all of a sequence that outgrows it, so
+    /// that the keys of a shared prefix would depend on what follows; here such a sequence is too long instead
+    /// (`max_position_embeddings` is the trained length).
+    LongRope {
+        /// Divides each frequency.
+        short_factor: Vec<f64>, // (head_dim / 2)
+        /// Multiplies cosines and sines.
+        attention_factor: f64,
+        original_max_position_embeddings: usize,
+    },
+}
+
+/// The rotary embedding of a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    pub theta: f64,
+    pub scaling: RopeScaling,
+}
+
+/// What the scaling of a config leans on from outside its table.
+pub(super) struct Surroundings {
+    pub head_dim: usize,
+    pub max_position_embeddings: usize,
+    /// Of Phi-3, beside the table.
+    pub original_max_position_embeddings: Option<usize>,
+}
+
+impl Rope {
+    /// The angle by which each pair of a head's numbers turns from one position to the next: (head_dim / 2).
+    pub fn inverse_frequencies(&self, head_dim: usize) -> Vec<f32> {
+        let power = |pair: usize| self.theta.powf(f64::from((2 * pair) as f32 / head_dim as f32)) as f32;
+        (0..head_dim / 2)
+            .map(|pair| match &self.scaling {
+                RopeScaling::None => 1.0 / power(pair),
+                RopeScaling::Linear { factor } => (1.0 / power(pair)) / *factor as f32,
+                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                    let [factor, low, high] =
+                        [*factor, *low_freq_factor, *high_freq_factor].map(|number| number as f32);
+                    let original = *original_max_position_embeddings as f32;
+                    llama3(1.0 / power(pair), factor, (low, high), original)
+                }
+                RopeScaling::LongRope { short_factor, .. } => 1.0 / (short_factor[pair] as f32 * power(pair)),
+            })
+            .collect()
+    }
+
+    /// What cosines and sines are multiplied by.
+    pub fn amplitude(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
+            RopeScaling::LongRope { attention_factor, .. } => attention_factor as f32,
+        }
+    }
+}
+
+/// transformers' `_compute_llama3_parameters`.
+fn llama3(frequency: f32, factor: f32, (low, high): (f32, f32), original: f32) -> f32 {
+    let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
+    if wavelength < original / high {
+        frequency
+    } else if wavelength > original / low {
+        frequency / factor
+    } else {
+        let smooth = (original / wavelength - low) / (high - low);
+        (1.0 - smooth) * frequency / factor + smooth * frequency
+    }
+}
+
+/// Of a `rope_scaling` or `rope_parameters` table.
+pub(super) fn scaling(fields: &Map<String, Value>, around: &Surroundings) -> Result<RopeScaling> {
+    let kind = fields.get("rope_type").or(fields.get("type")).filter(|kind| !kind.is_null());
+    let number = |key: &str| positive(fields, key)?.ok_or_else(|| missing(key));
+    match kind.map(|kind| kind.as_str().ok_or_else(|| wrong("rope_type", kind, "text"))).transpose()? {
+        None | Some("default") => Ok(RopeScaling::None),
+        Some("linear") => Ok(RopeScaling::Linear { factor: number("factor")? }),
+        Some("llama3") => {
+            let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
+            ensure!(low < high, "low_freq_factor {low} is not below high_freq_factor {high}");
+            Ok(RopeScaling::Llama3 {
+                factor: number("factor")?,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_position_embeddings: number("original_max_position_embeddings")? as usize,
+            })
+        }
+        Some("longrope" | "su") => long_rope(fields, around),
+        Some(other) => {
+            bail!("rope type `{other}` does not open; `default`, `linear`, `llama3` and `longrope` do")
+        }
+    }
+}
+
+/// transformers' `_compute_longrope_parameters`.
+fn long_rope(fields: &Map<String, Value>, around: &Surroundings) -> Result<RopeScaling> {
+    let short_factor = factors(fields, "short_factor", around.head_dim / 2)?;
+    factors(fields, "long_factor", around.head_dim / 2)?;
+    let length = original_length(fields, around)?;
+    let original = length as f64;
+    let factor = positive(fields, "factor")?.unwrap_or(around.max_position_embeddings as f64 / original);
+    let attention_factor = match positive(fields, "attention_factor")? {
+        Some(stated) => stated,
+        None if factor <= 1.0 => 1.0,
+        None => (1.0 + factor.ln() / original.ln()).sqrt(),
+    };
+    Ok(RopeScaling::LongRope { short_factor, attention_factor, original_max_position_embeddings: length })
+}
+
+/// The trained length that LongRoPE stretches.
+fn original_length(fields: &Map<String, Value>, around: &Surroundings) -> Result<usize> {
+    let key = "original_max_position_embeddings";
+    let inner = positive(fields, key)?.map(|number| number as usize);
+    let length = around.original_max_position_embeddings.or(inner).unwrap_or(around.max_position_embeddings);
+    ensure!(length > 1, "`{key}` is {length}; expected a length of 2 or more");
+    Ok(length)
+}
+
+fn factors(fields: &Map<String, Value>, key: &str, count: usize) -> Result<Vec<f64>> {
+    let value = fields.get(key).ok_or_else(|| missing(key))?;
+    let items = value.as_array().ok_or_else(|| wrong(key, value, "a list of numbers"))?;
+    ensure!(items.len() == count, "`{key}` has {} numbers; heads of {} need {count}", items.len(), 2 * count);
+    let number = |item: &Value| item.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+    items.iter().map(number).collect::<Option<_>>().ok_or_else(|| anyhow!("`{key}`: expected numbers above 0"))
+}
+
+/// A table of a config, or an error that names it.
+pub(super) fn table<'a>(fields: &'a Map<String, Value>, key: &str) -> Result<Option<&'a Map<String, Value>>> {
+    let Some(value) = fields.get(key).filter(|value| !value.is_null()) else { return Ok(None) };
+    value.as_object().map(Some).ok_or_else(|| wrong(key, value, "a table"))
+}

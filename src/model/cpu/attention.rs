@@ -1,0 +1,383 @@
+//! Attention of a wave's rows: projections, rotation, and each query against what stands before it in its sequence.
+//!
+//! The work is cut into items of one key-value head and a run of queries. An item packs the keys and values of the path it
+//! is on; going from a segment of the trie to the next, it keeps what the two have in common. A step of generation finds
+//! its panels made.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::layer::{ROWS_A_TASK, Visit};
+use super::linear::add_to;
+use super::workspace::{Workspace, take};
+use super::{CpuDecoder, Past};
+use crate::kernel::attention::{KeyValues, Queries, Scratch, Sight, attend};
+use crate::kernel::product::{Block, Rows, padded};
+use crate::kernel::{Element, Shared, rows};
+use crate::model::decoder::Pasts;
+use crate::model::packed::Packed;
+
+/// Places in a layer's linears.
+const OUTPUT: usize = 3;
+
+/// Queries of an item: enough to make packing its path's keys a small part, few enough to share them out.
+const QUERIES_OF_AN_ITEM: usize = 512;
+
+/// Consecutive queries of one segment, counted from its first token.
+#[derive(Clone, Debug)]
+struct Piece {
+    segment: usize,
+    queries: Range<usize>,
+}
+
+/// One worker's keys and values, and the path that they are of.
+pub struct Path<E> {
+    key_values: KeyValues<E>,
+    /// Segments from the root on, with the rows of each that are packed.
+    links: Vec<(usize, usize)>,
+    scratch: Scratch<E>,
+}
+
+impl<E: Element> Default for Path<E> {
+    fn default() -> Path<E> {
+        Path { key_values: KeyValues::new(0), links: Vec::new(), scratch: Scratch::default() }
+    }
+}
+
+/// One head's keys and values of the whole wave: (tokens, head_dim filled up) each.
+#[derive(Clone, Copy)]
+struct HeadRows<'a, E> {
+    keys: &'a [E],
+    values: &'a [E],
+    step: usize,
+}
+
+impl<E: Element> CpuDecoder<E> {
+    /// Attention of some of the wave's rows, added to their states.
+    pub(super) fn attention(
+        &self,
+        visit: &Visit,
+        rows: Range<usize>,
+        states: &mut [f32],
+        pasts: &mut Pasts<Past<E>>,
+        space: &mut Workspace<E>,
+    ) {
+        let (count, width) = (rows.len(), self.width());
+        self.norm_rows(states, &visit.layer.input_norm, take(&mut space.normed, count * width));
+        self.project(visit, count, space);
+        self.split_heads(visit, rows.clone(), space);
+        match pasts {
+            Pasts::Continue(pasts) => self.mix_with_pasts(visit, pasts, space),
+            Pasts::None | Pasts::Begin { .. } => self.mix(visit, rows, space),
+        }
+        let inner = self.config.num_attention_heads * self.config.head_dim;
+        let Workspace { mixed, low, update, .. } = space;
+        let mixed = Rows { numbers: &mixed[..count * inner], step: inner };
+        let pairs = &visit.layer.pairs.output;
+        let low = pairs.project(&self.kernels, mixed, count, low);
+        let terms = pairs.terms(0, mixed, visit.weights.matrix(OUTPUT), low);
+        let norm = visit.layer.output_norms.as_ref().map(|[norm, _]| &norm[..]);
+        self.add_update(states, norm, update, |out| add_to(&self.kernels, count, &terms, out, width));
+    }
+
+    /// q, k and v of `count` normed rows, side by side.
+    fn project(&self, visit: &Visit, count: usize, space: &mut Workspace<E>) {
+        let Workspace { normed, low, projected, .. } = space;
+        let x = Rows { numbers: &normed[..count * self.width()], step: self.width() };
+        let low = visit.layer.pairs.inputs.project(&self.kernels, x, count, low);
+        let matrices = [0, 1, 2].map(|place| visit.weights.matrix(place));
+        let width: usize = matrices.iter().map(|matrix| matrix.rows).sum();
+        let out = Shared::new(take(projected, count * width));
+        let mut first = 0;
+        for (place, weight) in matrices.into_iter().enumerate() {
+            let bias = visit.layer.biases.as_ref().map(|biases| &biases[place]);
+            let terms = visit.layer.pairs.inputs.terms(place, x, weight, low);
+            self.kernels.multiply(count, [&terms], |Block { rows, columns, sums: [sums] }: Block<1>| {
+                let start = rows.start * width + first + columns.start;
+                // SAFETY: every row and column is finished once.
+                let out = unsafe { out.strip(start, width, rows.len(), columns.len()) };
+                rows::put_block(self.kernels.isa, sums, bias.map(|bias| &bias[columns]), out);
+            });
+            first += weight.rows;
+        }
+    }
+
+    /// Norms and rotates heads, and puts queries, keys and values where attention reads them.
+    fn split_heads(&self, visit: &Visit, rows: Range<usize>, space: &mut Workspace<E>) {
+        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
+        let (head_dim, step, count) = (self.config.head_dim, padded::<E>(self.config.head_dim), rows.len());
+        let (tokens, group) = (visit.packed.len(), heads / kv_heads);
+        let width = (heads + 2 * kv_heads) * head_dim;
+        let Workspace { projected, queries, keys, values, .. } = space;
+        let queries = Shared::new(take(queries, count * heads * step));
+        let keys = Shared::new(take(keys, tokens * kv_heads * step));
+        let values = Shared::new(take(values, tokens * kv_heads * step));
+        let positions = positions(visit.packed, rows.clone());
+        let split = projected[..count * width].par_chunks_mut(width).enumerate().with_min_len(ROWS_A_TASK);
+        split.for_each(|(row, projected)| {
+            let (cosines, sines) = visit.angles.at(positions[row]);
+            let place = |head: &mut [f32], norm: Option<&Vec<f32>>, out: &mut [E]| {
+                if let Some(norm) = norm {
+                    rows::rms_norm_in_place(self.kernels.isa, head, norm, self.config.rms_norm_eps);
+                }
+                rows::rotate(self.kernels.isa, head, cosines, sines, out);
+            };
+            let norms = visit.layer.head_norms.as_ref();
+            for (index, head) in projected.chunks_exact_mut(head_dim).enumerate() {
+                // SAFETY: each head of each row is written once.
+                unsafe {
+                    if index < heads {
+                        let at = ((index / group * count + row) * group + index % group) * step;
+                        place(head, norms.map(|[query, _]| query), queries.part(at..at + head_dim));
+                    } else if index < heads + kv_heads {
+                        let at = ((index - heads) * tokens + rows.start + row) * step;
+                        place(head, norms.map(|[_, key]| key), keys.part(at..at + head_dim));
+                    } else {
+                        let at = ((index - heads - kv_heads) * tokens + rows.start + row) * step;
+                        rows::round(self.kernels.isa, head, values.part(at..at + head_dim));
+                    }
+                }
+            }
+        });
+    }
+
+    /// Each query against its ancestors and what stands before it in its segment.
+    fn mix(&self, visit: &Visit, rows: Range<usize>, space: &mut Workspace<E>) {
+        let heads = self.config.num_attention_heads;
+        let (kv_heads, head_dim) = (self.config.num_key_value_heads, self.config.head_dim);
+        let (step, count) = (padded::<E>(head_dim), rows.len());
+        let group = heads / kv_heads;
+        let Workspace { queries, keys, values, mixed, .. } = space;
+        let (queries, keys, values) = (&queries[..], &keys[..], &values[..]);
+        let mixed = Shared::new(take(mixed, count * heads * head_dim));
+        let items = items(pieces(visit.packed, rows.clone()));
+        let size = visit.packed.len() * step;
+        (0..items.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|item| {
+            let (head, pieces) = (item % kv_heads, &items[item / kv_heads]);
+            let of_head = head * size..(head + 1) * size;
+            let source = HeadRows { keys: &keys[of_head.clone()], values: &values[of_head], step };
+            let queries = &queries[head * count * group * step..][..count * group * step];
+            self.paths.with(|path| {
+                path.restart(head_dim);
+                for piece in pieces {
+                    path.reach(visit.packed, piece, source);
+                    let segment = visit.packed.segments[piece.segment];
+                    let first = segment.start + piece.queries.start - rows.start;
+                    let size = group * step;
+                    let queries = Queries {
+                        numbers: &queries[first * size..(first + piece.queries.len()) * size],
+                        group,
+                        first: segment.position + piece.queries.start,
+                    };
+                    self.attend(visit, queries, &path.key_values, &mut path.scratch, head, first, &mixed);
+                }
+            });
+        });
+    }
+
+    /// Each segment's rows join its past, and its queries see all of that.
+    fn mix_with_pasts(&self, visit: &Visit, pasts: &mut [Past<E>], space: &mut Workspace<E>) {
+        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
+        let (head_dim, step, count) = (self.config.head_dim, padded::<E>(self.config.head_dim), visit.packed.len());
+        let group = heads / kv_heads;
+        let Workspace { queries, keys, values, mixed, .. } = space;
+        let (queries, keys, values) = (&queries[..], &keys[..], &values[..]);
+        let mixed = Shared::new(take(mixed, count * heads * head_dim));
+        let heads_of = pasts.par_iter_mut().enumerate().flat_map_iter(|(segment, past)| {
+            past.layer_mut(visit.index).iter_mut().enumerate().map(move |(head, seen)| (segment, head, seen))
+        });
+        heads_of.for_each(|(segment, head, seen)| {
+            let segment = visit.packed.segments[segment];
+            for row in segment.start..segment.start + segment.len {
+                let at = (head * count + row) * step;
+                seen.push(&keys[at..at + step], &values[at..at + step]);
+            }
+            let size = group * step;
+            let at = (head * count + segment.start) * size;
+            let numbers = &queries[at..at + segment.len * size];
+            let queries = Queries { numbers, group, first: segment.position };
+            self.paths.with(|path| {
+                self.attend(visit, queries, seen, &mut path.scratch, head, segment.start, &mixed);
+            });
+        });
+    }
+
+    /// Attends and writes the mixed values of row `first` and those after it.
+    #[allow(clippy::too_many_arguments)]
+    fn attend(
+        &self,
+        visit: &Visit,
+        queries: Queries<E>,
+        seen: &KeyValues<E>,
+        scratch: &mut Scratch<E>,
+        head: usize,
+        first: usize,
+        mixed: &Shared<E>,
+    ) {
+        let (heads, head_dim) = (self.config.num_attention_heads, self.config.head_dim);
+        let group = queries.group;
+        let sight = Sight {
+            scale: self.config.attention_scale as f32,
+            soft_cap: self.config.attention_softcap.map(|cap| cap as f32),
+            window: self.config.window(visit.index),
+        };
+        attend(self.kernels.isa, queries, seen, sight, scratch, |row, values| {
+            let at = ((first + row / group) * heads + head * group + row % group) * head_dim;
+            // SAFETY: each head of each row is written once.
+            rows::round(self.kernels.isa, values, unsafe { mixed.part(at..at + head_dim) });
+        });
+    }
+
+    /// Leaves the chain of each leaf in its past.
+    pub(super) fn begin_pasts(&self, visit: &Visit, pasts: &mut Pasts<Past<E>>, space: &Workspace<E>) {
+        let Pasts::Begin { pasts, leaves } = pasts else { return };
+        let (tokens, step) = (visit.packed.len(), padded::<E>(self.config.head_dim));
+        pasts.par_iter_mut().zip(leaves.par_iter()).for_each(|(past, &leaf)| {
+            let chain = chain(visit.packed, leaf);
+            for (head, seen) in past.layer_mut(visit.index).iter_mut().enumerate() {
+                for row in chain.iter().flat_map(|&part| segment_rows(visit.packed, part)) {
+                    let at = (head * tokens + row) * step;
+                    seen.push(&space.keys[at..at + step], &space.values[at..at + step]);
+                }
+            }
+        });
+    }
+}
+
+impl<E: Element> Path<E> {
+    fn restart(&mut self, head_dim: usize) {
+        self.links.clear();
+        self.key_values.restart(head_dim);
+    }
+
+    /// Packs the keys and values of everything up to the piece's last query, keeping what is there already.
+    fn reach(&mut self, packed: &Packed, piece: &Piece, source: HeadRows<E>) {
+        let chain = chain(packed, piece.segment);
+        let shared = self.links.iter().zip(&chain).take_while(|((link, _), segment)| link == *segment).count();
+        self.links.truncate(shared);
+        if let Some(&(segment, rows)) = self.links.last() {
+            self.key_values.truncate(packed.segments[segment].position + rows);
+        } else {
+            self.key_values.truncate(0);
+        }
+        for (depth, &segment) in chain.iter().enumerate() {
+            let Range { start, end } = segment_rows(packed, segment);
+            let wanted = if segment == piece.segment { piece.queries.end } else { end - start };
+            if depth == self.links.len() {
+                self.links.push((segment, 0));
+            }
+            let there = &mut self.links[depth].1;
+            for row in start + *there..start + wanted {
+                let at = row * source.step..(row + 1) * source.step;
+                self.key_values.push(&source.keys[at.clone()], &source.values[at]);
+            }
+            *there = wanted.max(*there);
+        }
+    }
+}
+
+/// A segment with its ancestors, outermost first.
+fn chain(packed: &Packed, segment: usize) -> Vec<usize> {
+    let mut chain = packed.ancestors(segment);
+    chain.push(segment);
+    chain
+}
+
+fn segment_rows(packed: &Packed, segment: usize) -> Range<usize> {
+    let segment = packed.segments[segment];
+    segment.start..segment.start + segment.len
+}
+
+/// Positions of some rows in their sequences.
+fn positions(packed: &Packed, rows: Range<usize>) -> Vec<usize> {
+    let pieces = pieces(packed, rows);
+    let positions = pieces.iter().flat_map(|piece| {
+        let first = packed.segments[piece.segment].position;
+        piece.queries.clone().map(move |query| first + query)
+    });
+    positions.collect()
+}
+
+/// The parts of segments that lie in `rows`.
+fn pieces(packed: &Packed, rows: Range<usize>) -> Vec<Piece> {
+    let first = packed.segments.partition_point(|segment| segment.start + segment.len <= rows.start);
+    let inside = packed.segments.iter().enumerate().skip(first).take_while(|(_, segment)| segment.start < rows.end);
+    inside
+        .map(|(index, segment)| Piece {
+            segment: index,
+            queries: rows.start.saturating_sub(segment.start)..segment.len.min(rows.end - segment.start),
+        })
+        .collect()
+}
+
+/// Runs of pieces of about as many queries each; a long piece is cut.
+fn items(pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
+    let mut items: Vec<Vec<Piece>> = vec![Vec::new()];
+    let mut room = QUERIES_OF_AN_ITEM;
+    for Piece { segment, queries } in pieces {
+        let mut start = queries.start;
+        while start < queries.end {
+            if room == 0 {
+                items.push(Vec::new());
+                room = QUERIES_OF_AN_ITEM;
+            }
+            let end = queries.end.min(start + room);
+            items.last_mut().expect("there is always an item").push(Piece { segment, queries: start..end });
+            room -= end - start;
+            start = end;
+        }
+    }
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed() -> Packed {
+        let mut packed = Packed::default();
+        let stem = packed.push(&[1; 600], None);
+        let branch = packed.push(&[2; 5], Some(stem));
+        packed.push(&[3; 7], Some(branch));
+        packed.push(&[4; 3], Some(stem));
+        packed.push(&[5; 2], None);
+        packed
+    }
+
+    #[test]
+    fn pieces_cover_rows_once_and_know_their_positions() {
+        let packed = packed();
+        let found = pieces(&packed, 598..613);
+        let cut: Vec<_> = found.iter().map(|piece| (piece.segment, piece.queries.clone())).collect();
+        assert_eq!(cut, [(0, 598..600), (1, 0..5), (2, 0..7), (3, 0..1)]);
+        let expected: Vec<usize> = (598..612).chain([600]).collect();
+        assert_eq!(positions(&packed, 598..613), expected);
+        let items = items(pieces(&packed, 0..617));
+        let queries = items.iter().flatten().map(|piece| piece.queries.len()).sum::<usize>();
+        assert_eq!((queries, items.len()), (617, 2));
+    }
+
+    #[test]
+    fn a_path_holds_just_what_its_last_piece_sees() {
+        let packed = packed();
+        let numbers: Vec<f32> = (0..packed.len()).map(|row| row as f32).flat_map(|row| [row, row]).collect();
+        let source = HeadRows { keys: &numbers, values: &numbers, step: 2 };
+        let mut path = Path::<f32>::default();
+        path.restart(2);
+        let mut expect = |segment: usize, queries: Range<usize>, rows: Vec<usize>| {
+            path.reach(&packed, &Piece { segment, queries }, source);
+            let mut alone = KeyValues::<f32>::new(2);
+            rows.iter().for_each(|&row| alone.push(&numbers[2 * row..2 * row + 2], &numbers[2 * row..2 * row + 2]));
+            assert_eq!(path.key_values.len(), alone.len());
+            assert!((0..alone.len()).all(|at| path.key_values.value(at) == alone.value(at)));
+        };
+        expect(0, 0..600, (0..600).collect());
+        expect(1, 0..5, (0..605).collect());
+        expect(2, 0..3, (0..608).collect());
+        expect(2, 3..7, (0..612).collect());
+        expect(3, 0..3, (0..600).chain(612..615).collect());
+        expect(4, 0..2, (615..617).collect());
+        expect(2, 0..1, (0..606).collect());
+    }
+}

@@ -1,0 +1,100 @@
+//! The home on our kernels behind the one trait.
+
+use std::collections::HashMap;
+
+use anyhow::{Result, bail};
+
+use super::layer::Pairs;
+use super::{CpuDecoder, Hidden, Past};
+use crate::kernel::Element;
+use crate::kernel::attention::KeyValues;
+use crate::kernel::product::padded;
+use crate::model::adapter::{Adapter, LoraPair};
+use crate::model::config::ModelConfig;
+use crate::model::decoder::{Decoder, Footprint, Pasts, TokenScore, Wanted};
+use crate::model::names;
+use crate::model::packed::Packed;
+
+impl<E: Element> Decoder for CpuDecoder<E> {
+    type Hidden = Hidden;
+    type Past = Past<E>;
+
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn footprint(&self) -> Footprint {
+        let config = &self.config;
+        let (hidden, heads, kv_heads) = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads);
+        let (width, head_dim) = (4 / E::GROUP, padded::<E>(config.head_dim));
+        let used = config.mixture.map_or(1, |mixture| mixture.top_k);
+        let row = 2 * width * hidden
+            + 8 * hidden
+            + 4 * (heads + 2 * kv_heads) * head_dim
+            + 2 * width * heads * head_dim
+            + width * used * config.intermediate_size;
+        let past = config.num_hidden_layers * kv_heads * KeyValues::<E>::bytes(config.head_dim, 64) / 64;
+        Footprint {
+            fixed: self.weights.bytes() + self.chunk * row,
+            per_token: 4 * hidden + 2 * width * kv_heads * head_dim,
+            per_past_token: past,
+        }
+    }
+
+    fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
+        let mut pairs: HashMap<&str, &LoraPair> =
+            adapter.pairs.iter().map(|pair| (pair.module.as_str(), pair)).collect();
+        if pairs.len() < adapter.pairs.len() {
+            bail!("the adapter has two pairs for the same module");
+        }
+        let config = &self.config;
+        let found = (0..config.num_hidden_layers).map(|layer| {
+            let linears = names::linears(config, layer).into_iter();
+            let linears = linears.map(|linear| ([linear.outputs, linear.inputs], pairs.remove(linear.module.as_str())));
+            Pairs::new::<E>(&linears.collect::<Vec<_>>())
+        });
+        let found = found.collect::<Result<Vec<_>>>()?;
+        if !pairs.is_empty() {
+            let mut unused: Vec<&str> = pairs.into_keys().collect();
+            unused.sort_unstable();
+            bail!("the adapter has pairs for modules that this model does not have: {}", unused.join(", "));
+        }
+        self.layers.iter_mut().zip(found).for_each(|(layer, pairs)| layer.pairs = pairs);
+        Ok(())
+    }
+
+    fn past(&self, capacity: usize) -> Result<Past<E>> {
+        Ok(Past::new(&self.config, capacity))
+    }
+
+    fn past_len(&self, past: &Past<E>) -> usize {
+        past.len()
+    }
+
+    fn embed(&self, packed: &Packed) -> Result<Hidden> {
+        if let Some(id) = packed.ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            bail!("token {id} is outside the model's vocabulary of {}", self.config.vocab_size);
+        }
+        let embedding = self.weights.embedding()?;
+        let embedding = embedding.matrix(self.weights.rounded_to_f16());
+        let scale = self.config.embedding_scale.unwrap_or(1.0);
+        let mut states = vec![0f32; packed.len() * self.width()];
+        for (state, &id) in states.chunks_exact_mut(self.width()).zip(&packed.ids) {
+            embedding.decode_row(self.kernels.isa, id as usize, 0, state);
+            state.iter_mut().for_each(|value| *value = E::from_f32(*value).to_f32() * scale);
+        }
+        Ok(Hidden { states })
+    }
+
+    fn layer(&self, index: usize, hidden: &mut Hidden, packed: &Packed, pasts: &mut Pasts<Past<E>>) -> Result<()> {
+        self.visit(index, hidden, packed, pasts)
+    }
+
+    fn score(&self, hidden: &Hidden, wanted: &[Wanted]) -> Result<Vec<TokenScore>> {
+        self.score_rows(hidden, wanted)
+    }
+
+    fn greedy(&self, hidden: &Hidden, rows: &[usize]) -> Result<Vec<u32>> {
+        self.greedy_rows(hidden, rows)
+    }
+}

@@ -1,0 +1,198 @@
+//! The feed-forward of a wave's rows: one gated MLP, or a mixture of them of which each token uses a few.
+
+use rayon::prelude::*;
+
+use super::CpuDecoder;
+use super::layer::{ROWS_A_TASK, Visit};
+use super::linear::{LowRank, add_to};
+use super::workspace::{Workspace, take};
+use crate::kernel::product::{Block, Kernels, Rows, Term};
+use crate::kernel::{Element, Matrix, Shared, rows};
+use crate::model::config::{Activation, Mixture};
+
+/// Places in a layer's linears.
+const ROUTER: usize = 4;
+const DENSE: Places = Places { w1: 4, w2: 6, w3: 5 };
+
+#[derive(Clone, Copy)]
+struct Places {
+    w1: usize,
+    w2: usize,
+    w3: usize,
+}
+
+fn places_of_expert(expert: usize) -> Places {
+    let first = ROUTER + 1 + 3 * expert;
+    Places { w1: first, w2: first + 1, w3: first + 2 }
+}
+
+/// The tokens that chose an expert, in order, with the weights they give it.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Routed {
+    rows: Vec<usize>,
+    weights: Vec<f32>,
+}
+
+/// What the gated product of an MLP is made with.
+struct Gate<'a, E> {
+    kernels: &'a Kernels<E>,
+    activation: Activation,
+    inner: usize,
+}
+
+impl<E: Element> CpuDecoder<E> {
+    /// The feed-forward of some rows, added to their states.
+    pub(super) fn feed_forward(&self, visit: &Visit, states: &mut [f32], space: &mut Workspace<E>) {
+        let count = states.len() / self.width();
+        self.norm_rows(states, &visit.layer.feed_forward_norm, take(&mut space.normed, states.len()));
+        let routed = self.config.mixture.map(|mixture| self.route(visit, mixture, states, space));
+        let mut update = std::mem::take(&mut space.update);
+        let norm = visit.layer.output_norms.as_ref().map(|[_, norm]| &norm[..]);
+        self.add_update(states, norm, &mut update, |out| match routed {
+            None => self.dense(visit, count, out, space),
+            Some(routed) => self.mixture(visit, &routed, out, space),
+        });
+        space.update = update;
+    }
+
+    fn dense(&self, visit: &Visit, count: usize, out: &mut [f32], space: &mut Workspace<E>) {
+        let Workspace { normed, gated, low, .. } = space;
+        let x = Rows { numbers: &normed[..count * self.width()], step: self.width() };
+        let [inputs, output] = &visit.layer.pairs.experts[0];
+        let weights = [DENSE.w1, DENSE.w3].map(|place| visit.weights.matrix(place));
+        self.gate().fill(x, count, inputs, weights, low, gated);
+        let gated = self.gated(gated, count);
+        let low = output.project(&self.kernels, gated, count, low);
+        let terms = output.terms(0, gated, visit.weights.matrix(DENSE.w2), low);
+        add_to(&self.kernels, count, &terms, out, self.width());
+    }
+
+    /// Each expert makes one product over the tokens that chose it; a token's outputs are added in the order of its
+    /// experts (Mixtral of Experts, arXiv 2401.04088, section 2.1).
+    fn mixture(&self, visit: &Visit, routed: &[Routed], out: &mut [f32], space: &mut Workspace<E>) {
+        let width = self.width();
+        let Workspace { normed, gathered, gated, low, .. } = space;
+        for (expert, chosen) in routed.iter().enumerate().filter(|(_, chosen)| !chosen.rows.is_empty()) {
+            let count = chosen.rows.len();
+            let gathered = take(gathered, count * width);
+            let copies = gathered.par_chunks_mut(width).zip(&chosen.rows).with_min_len(ROWS_A_TASK);
+            copies.for_each(|(to, &row)| to.copy_from_slice(&normed[row * width..(row + 1) * width]));
+            let x = Rows { numbers: &gathered[..], step: width };
+            let places = places_of_expert(expert);
+            let [inputs, output] = &visit.layer.pairs.experts[expert];
+            let weights = [places.w1, places.w3].map(|place| visit.weights.matrix(place));
+            self.gate().fill(x, count, inputs, weights, low, gated);
+            let gated = self.gated(gated, count);
+            let low = output.project(&self.kernels, gated, count, low);
+            let terms = output.terms(0, gated, visit.weights.matrix(places.w2), low);
+            self.scatter(&terms, chosen, out);
+        }
+    }
+
+    /// Adds an expert's output to the rows it is for, by their weights.
+    fn scatter(&self, terms: &[Term<E>], chosen: &Routed, out: &mut [f32]) {
+        let width = self.width();
+        let out = Shared::new(out);
+        self.kernels.multiply(chosen.rows.len(), [terms], |block: Block<1>| {
+            for (index, sums) in block.each_row(0) {
+                let start = chosen.rows[index] * width + block.columns.start;
+                // SAFETY: a token chooses an expert once, and every column is finished once.
+                let out = unsafe { out.part(start..start + sums.len()) };
+                rows::add_scaled(self.kernels.isa, sums, chosen.weights[index], out);
+            }
+        });
+    }
+
+    fn gate(&self) -> Gate<'_, E> {
+        Gate { kernels: &self.kernels, activation: self.config.activation, inner: self.config.intermediate_size }
+    }
+
+    fn gated<'a>(&self, gated: &'a [E], count: usize) -> Rows<'a, E> {
+        let inner = self.config.intermediate_size;
+        Rows { numbers: &gated[..count * inner], step: inner }
+    }
+
+    /// Which tokens each expert gets. The router works in f32.
+    fn route(&self, visit: &Visit, mixture: Mixture, states: &[f32], space: &mut Workspace<E>) -> Vec<Routed> {
+        let (width, experts) = (self.width(), mixture.experts);
+        let count = states.len() / width;
+        let Workspace { normed_f32, low_f32, logits, .. } = space;
+        let normed = take(normed_f32, states.len());
+        self.norm_rows(states, &visit.layer.feed_forward_norm, normed);
+        let x = Rows { numbers: &normed[..], step: width };
+        let pairs = &visit.layer.pairs.router;
+        let low = pairs.project(&self.f32_kernels, x, count, low_f32);
+        let terms = pairs.terms(0, x, visit.weights.matrix(ROUTER), low);
+        let logits = take(logits, count * experts);
+        logits.fill(0.0);
+        add_to(&self.f32_kernels, count, &terms, logits, experts);
+        let mut routed = vec![Routed::default(); experts];
+        for (row, logits) in logits.chunks_exact(experts).enumerate() {
+            for (expert, weight) in choose(logits, mixture) {
+                routed[expert].rows.push(row);
+                routed[expert].weights.push(weight);
+            }
+        }
+        routed
+    }
+}
+
+impl<E: Element> Gate<'_, E> {
+    /// `activation(w1 x) * w3 x` of `count` rows: (count, intermediate).
+    fn fill(
+        &self,
+        x: Rows<E>,
+        count: usize,
+        pairs: &LowRank,
+        [w1, w3]: [Matrix; 2],
+        low: &mut Vec<E>,
+        gated: &mut Vec<E>,
+    ) {
+        let low = pairs.project(self.kernels, x, count, low);
+        let (gate, up) = (pairs.terms(0, x, w1, low), pairs.terms(1, x, w3, low));
+        let (inner, isa) = (self.inner, self.kernels.isa);
+        let out = Shared::new(take(gated, count * inner));
+        self.kernels.multiply(count, [&gate, &up], |Block { rows, columns, sums: [gate, up] }: Block<2>| {
+            // SAFETY: every row and column is finished once.
+            let out = unsafe { out.strip(rows.start * inner + columns.start, inner, rows.len(), columns.len()) };
+            match self.activation {
+                Activation::Silu => rows::silu_block(isa, gate, up, out),
+                Activation::GeluTanh => rows::gelu_block(isa, gate, up, out),
+            }
+        });
+    }
+}
+
+/// The experts of a token with their weights: the `top_k` largest of the softmax (the first of equals, as torch's topk
+/// answers on the CPU), made to sum to 1 where the model says so.
+fn choose(logits: &[f32], mixture: Mixture) -> Vec<(usize, f32)> {
+    let peak = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let powers: Vec<f64> = logits.iter().map(|logit| f64::from(logit - peak).exp()).collect();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    order.truncate(mixture.top_k);
+    let sum: f64 = match mixture.normalize {
+        true => order.iter().map(|&expert| powers[expert]).sum(),
+        false => powers.iter().sum(),
+    };
+    order.into_iter().map(|expert| (expert, (powers[expert] / sum) as f32)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn experts_are_chosen_by_hand() {
+        let mixture = |normalize| Mixture { experts: 4, top_k: 2, router_aux_loss_coef: 0.0, normalize };
+        let logits = [0.0, (3f32).ln(), (3f32).ln(), 0.0]; // 1/8, 3/8, 3/8, 1/8
+        let close = |found: Vec<(usize, f32)>, expected: [(usize, f32); 2]| {
+            for ((expert, weight), (other, exact)) in found.into_iter().zip(expected) {
+                assert_eq!(expert, other);
+                assert!((weight - exact).abs() < 1e-6);
+            }
+        };
+        close(choose(&logits, mixture(true)), [(1, 0.5), (2, 0.5)]);
+        close(choose(&logits, mixture(false)), [(1, 0.375), (2, 0.375)]);
+    }
+}

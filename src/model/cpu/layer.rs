@@ -1,0 +1,145 @@
+//! One layer: its small tensors and LoRA pairs, and the way a wave takes through it.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use super::linear::LowRank;
+use super::rotary::Angles;
+use super::weights::LayerWeights;
+use super::workspace::take;
+use super::{CpuDecoder, Hidden, Past};
+use crate::kernel::{Element, rows};
+use crate::model::adapter::LoraPair;
+use crate::model::config::ModelConfig;
+use crate::model::decoder::Pasts;
+use crate::model::packed::Packed;
+
+/// What a layer holds in f32, and what an adapter puts beside its linears.
+pub struct Layer {
+    pub input_norm: Vec<f32>,        // (hidden)
+    pub feed_forward_norm: Vec<f32>, // (hidden)
+    /// Norms of what attention and the feed-forward return, before it is added.
+    pub output_norms: Option<[Vec<f32>; 2]>, // (hidden) each
+    /// Norms of each query's and key's heads.
+    pub head_norms: Option<[Vec<f32>; 2]>, // (head_dim) each
+    /// Of q, k and v.
+    pub biases: Option<[Vec<f32>; 3]>,
+    pub pairs: Pairs,
+}
+
+/// The LoRA pairs of a layer.
+#[derive(Default)]
+pub struct Pairs {
+    /// Of q, k and v.
+    pub inputs: LowRank,
+    pub output: LowRank,
+    pub router: LowRank,
+    /// Of each expert's w1 and w3, and of its w2; a dense feed-forward is one expert.
+    pub experts: Vec<[LowRank; 2]>,
+}
+
+impl Pairs {
+    /// A layer without an adapter.
+    pub fn none(config: &ModelConfig) -> Pairs {
+        let experts = config.mixture.map_or(1, |mixture| mixture.experts);
+        Pairs { experts: (0..experts).map(|_| Default::default()).collect(), ..Pairs::default() }
+    }
+
+    /// `linears`: shapes and pairs in the order of `names::linears`.
+    pub fn new<E: Element>(linears: &[([usize; 2], Option<&LoraPair>)]) -> Result<Pairs> {
+        let (attention, rest) = linears.split_at(4);
+        let mut pairs = Pairs {
+            inputs: LowRank::new::<E>(&attention[..3])?,
+            output: LowRank::new::<E>(&attention[3..])?,
+            ..Pairs::default()
+        };
+        if let [gate, up, down] = rest {
+            pairs.experts.push([LowRank::new::<E>(&[*gate, *up])?, LowRank::new::<E>(&[*down])?]);
+            return Ok(pairs);
+        }
+        let (router, experts) = rest.split_at(1);
+        pairs.router = LowRank::new::<f32>(router)?;
+        for expert in experts.chunks_exact(3) {
+            pairs.experts.push([LowRank::new::<E>(&[expert[0], expert[2]])?, LowRank::new::<E>(&expert[1..2])?]);
+        }
+        Ok(pairs)
+    }
+}
+
+/// A layer while a wave is in it.
+pub struct Visit<'a> {
+    pub index: usize,
+    pub layer: &'a Layer,
+    pub weights: LayerWeights<'a>,
+    pub packed: &'a Packed,
+    pub angles: Arc<Angles>,
+}
+
+/// Rows that a thread takes at a time where a row is little work.
+pub(super) const ROWS_A_TASK: usize = 16;
+
+impl<E: Element> CpuDecoder<E> {
+    /// Takes all tokens through layer `index`.
+    pub(super) fn visit(
+        &self,
+        index: usize,
+        hidden: &mut Hidden,
+        packed: &Packed,
+        pasts: &mut Pasts<Past<E>>,
+    ) -> Result<()> {
+        let positions = packed.segments.iter().map(|segment| segment.position + segment.len).max().unwrap_or(0);
+        let visited = self.weights.visit(index)?;
+        let visit = Visit {
+            index,
+            layer: &self.layers[index],
+            weights: visited.matrices()?,
+            packed,
+            angles: self.rotary.angles(index, positions),
+        };
+        self.workspaces.with(|space| {
+            for first in (0..packed.len()).step_by(self.chunk) {
+                let rows = first..packed.len().min(first + self.chunk);
+                let states = &mut hidden.states[rows.start * self.width()..rows.end * self.width()];
+                self.attention(&visit, rows, states, pasts, space);
+                self.feed_forward(&visit, states, space);
+            }
+            self.begin_pasts(&visit, pasts, space);
+        });
+        Ok(())
+    }
+
+    /// Numbers of a hidden state.
+    pub(super) fn width(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    /// Norms each hidden state into `out`.
+    pub(super) fn norm_rows<T: Element>(&self, states: &[f32], weight: &[f32], out: &mut [T]) {
+        let (width, eps) = (self.width(), self.config.rms_norm_eps);
+        let rows = out.par_chunks_mut(width).zip(states.par_chunks(width)).with_min_len(ROWS_A_TASK);
+        rows.for_each(|(out, state)| rows::rms_norm(self.kernels.isa, state, weight, eps, out));
+    }
+
+    /// Lets `add` add what a part of the layer returns to the hidden states. With a norm (Gemma) it is gathered, normed, and
+    /// added then.
+    pub(super) fn add_update(
+        &self,
+        states: &mut [f32],
+        norm: Option<&[f32]>,
+        update: &mut Vec<f32>,
+        add: impl FnOnce(&mut [f32]),
+    ) {
+        let Some(norm) = norm else { return add(states) };
+        let update = take(update, states.len());
+        update.fill(0.0);
+        add(update);
+        let (width, eps) = (self.width(), self.config.rms_norm_eps);
+        let rows = states.par_chunks_mut(width).zip(update.par_chunks_mut(width)).with_min_len(ROWS_A_TASK);
+        rows.for_each(|(state, update)| {
+            rows::rms_norm_in_place(self.kernels.isa, update, norm, eps);
+            rows::add(self.kernels.isa, update, state);
+        });
+    }
+}

@@ -1,0 +1,68 @@
+//! The decoder on our own kernels: the home for processors.
+//!
+//! A layer takes a wave's tokens some thousand at a time: their keys and values join the wave's, their queries see what
+//! stands before them (a trie is laid out ancestors first), the feed-forward follows at once. So the only things that
+//! grow with a wave are hidden states and one layer's keys and values. Weights are read where they lie, decoded into
+//! panels as they are used, and never held twice.
+//!
+//! `E` is what products are made of: bf16 (with f32 sums and an f32 residual), or f32 for parity and for f16 weights.
+//! A token's numbers have the same bits whatever the other tokens, threads, waves or budget (`tests/invariance.rs`).
+
+mod attention;
+mod decoder;
+mod feed_forward;
+mod head;
+mod layer;
+mod linear;
+mod load;
+mod past;
+mod rotary;
+mod weights;
+mod workspace;
+
+use half::bf16;
+
+pub use load::LoadOptions;
+pub use past::Past;
+
+use crate::kernel::product::Kernels;
+use crate::kernel::{Element, Pool};
+use crate::model::config::ModelConfig;
+use attention::Path;
+use layer::Layer;
+use rotary::Rotary;
+use weights::Weights;
+use workspace::Workspace;
+
+/// Products in bf16, sums in f32.
+pub type Bf16Decoder = CpuDecoder<bf16>;
+/// Everything in f32.
+pub type F32Decoder = CpuDecoder<f32>;
+
+/// A loaded model.
+pub struct CpuDecoder<E: Element> {
+    config: ModelConfig,
+    kernels: Kernels<E>,
+    /// For routers, which are computed in f32 whatever the rest is.
+    f32_kernels: Kernels<f32>,
+    weights: Weights,
+    layers: Vec<Layer>,
+    norm: Vec<f32>, // (hidden)
+    rotary: Rotary,
+    /// Tokens that a layer takes at a time.
+    chunk: usize,
+    paths: Pool<Path<E>>,
+    workspaces: Pool<Workspace<E>>,
+}
+
+/// Hidden states of a wave.
+pub struct Hidden {
+    states: Vec<f32>, // (tokens, hidden)
+}
+
+impl<E: Element> CpuDecoder<E> {
+    /// Whether layers are read when they are visited, because they do not fit into memory.
+    pub fn is_streamed(&self) -> bool {
+        self.weights.are_streamed()
+    }
+}

@@ -1,0 +1,77 @@
+//! Rotary embedding's cosines and sines by position, made once for as many positions as any wave has had.
+//!
+//! Angles are rounded to f32 where transformers rounds (the power, its inverse, the angle): at position 1,000 the last bit
+//! of a frequency is worth 1e-4 of a log-likelihood.
+
+use std::sync::{Arc, Mutex};
+
+use crate::model::config::{ModelConfig, Rope};
+
+/// The rotary embeddings of a model: most have one, Gemma 3 another for its local layers.
+pub struct Rotary {
+    tables: Vec<Table>,
+    /// The table of each layer.
+    of_layer: Vec<usize>,
+}
+
+struct Table {
+    rope: Rope,
+    inverse_frequencies: Vec<f32>, // (head_dim / 2)
+    angles: Mutex<Arc<Angles>>,
+}
+
+/// Cosines and sines of positions 0, 1, 2, ...
+#[derive(Default)]
+pub struct Angles {
+    cosines: Vec<f32>, // (positions, half)
+    sines: Vec<f32>,   // (positions, half)
+    half: usize,
+}
+
+impl Rotary {
+    pub fn new(config: &ModelConfig) -> Rotary {
+        let mut rotary = Rotary { tables: Vec::new(), of_layer: Vec::new() };
+        for layer in 0..config.num_hidden_layers {
+            let rope = config.rope(layer);
+            let known = rotary.tables.iter().position(|table| table.rope == rope);
+            rotary.of_layer.push(known.unwrap_or(rotary.tables.len()));
+            if known.is_none() {
+                let inverse_frequencies = rope.inverse_frequencies(config.head_dim);
+                rotary.tables.push(Table { rope, inverse_frequencies, angles: Mutex::default() });
+            }
+        }
+        rotary
+    }
+
+    /// The angles of a layer for positions below `positions`.
+    pub fn angles(&self, layer: usize, positions: usize) -> Arc<Angles> {
+        let table = &self.tables[self.of_layer[layer]];
+        let mut angles = table.angles.lock().expect("making angles does not panic");
+        if angles.positions() < positions {
+            *angles = Arc::new(table.make(positions.next_power_of_two()));
+        }
+        angles.clone()
+    }
+}
+
+impl Table {
+    fn make(&self, positions: usize) -> Angles {
+        let half = self.inverse_frequencies.len();
+        let amplitude = self.rope.amplitude();
+        let angle = |index: usize| (index / half) as f32 * self.inverse_frequencies[index % half];
+        let table = |function: fn(f32) -> f32| (0..positions * half).map(|i| function(angle(i)) * amplitude).collect();
+        Angles { cosines: table(f32::cos), sines: table(f32::sin), half }
+    }
+}
+
+impl Angles {
+    fn positions(&self) -> usize {
+        self.cosines.len().checked_div(self.half).unwrap_or(0)
+    }
+
+    /// Cosines and sines of a position, (half) each.
+    pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let range = position * self.half..(position + 1) * self.half;
+        (&self.cosines[range.clone()], &self.sines[range])
+    }
+}

@@ -1,0 +1,189 @@
+//! Every family's decoder against transformers, on the tiny checkpoints of tests/fixtures/families.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use fireval::kernel::{Element, Isa};
+use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
+use fireval::model::config::{Activation, ModelConfig, RopeScaling};
+use fireval::model::cpu::{self, CpuDecoder};
+use fireval::model::decoder::{Decoder, Pasts, Wanted};
+use fireval::model::names;
+use fireval::model::packed::Packed;
+use fireval::weights::Checkpoint;
+use half::bf16;
+use safetensors::SafeTensors;
+
+const FAMILIES: [&str; 11] = [
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen3-moe",
+    "qwen3-moe-unnormalized",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gemma3-vision", // its text model
+];
+
+fn folder(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(family)
+}
+
+fn open(path: &Path) -> (Checkpoint, ModelConfig) {
+    let checkpoint = Checkpoint::open(path).unwrap();
+    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place()).unwrap();
+    names::check(&checkpoint, &config).unwrap();
+    (checkpoint, config)
+}
+
+fn candle(checkpoint: Checkpoint, config: &ModelConfig) -> CandleDecoder {
+    let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: false };
+    CandleDecoder::load(&checkpoint, config, &options).unwrap()
+}
+
+fn cpu<E: Element>(isa: Isa) -> impl Fn(Checkpoint, &ModelConfig) -> CpuDecoder<E> {
+    move |checkpoint, config| {
+        let options = cpu::LoadOptions { isa, rounded_to_f16: false, nf4: false, memory: u64::MAX };
+        CpuDecoder::load(checkpoint, config, &options).unwrap()
+    }
+}
+
+/// A sequence and the logits that transformers gives after each of its tokens.
+struct Sequence {
+    ids: Vec<u32>,
+    logits: Vec<f32>, // (tokens, vocabulary)
+}
+
+fn reference(family: &str) -> Vec<Sequence> {
+    stored(family, "logits")
+}
+
+/// Of the family's config as far as a GGUF states it.
+fn reference_of_gguf(family: &str) -> Vec<Sequence> {
+    let cannot_state_all = ["mistral", "qwen2", "gemma2", "gemma3"].contains(&family);
+    stored(family, if cannot_state_all { "gguf" } else { "logits" })
+}
+
+fn stored(family: &str, kind: &str) -> Vec<Sequence> {
+    let bytes = std::fs::read(folder(family).join("reference.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let words = |name: String| -> Vec<[u8; 4]> {
+        let data = file.tensor(&name).unwrap().data().to_vec();
+        data.chunks_exact(4).map(|word| word.try_into().unwrap()).collect()
+    };
+    let sequence = |index: usize| Sequence {
+        ids: words(format!("ids.{index}")).into_iter().map(u32::from_le_bytes).collect(),
+        logits: words(format!("{kind}.{index}")).into_iter().map(f32::from_le_bytes).collect(),
+    };
+    vec![sequence(0), sequence(1)]
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+    logits.iter().map(|&logit| f64::from(logit) - sum.ln()).collect()
+}
+
+/// The largest difference of any log-probability after any token from transformers'.
+fn difference(decoder: &impl Decoder, sequences: &[Sequence]) -> f64 {
+    let vocabulary = decoder.config().vocab_size;
+    let mut packed = Packed::default();
+    for sequence in sequences {
+        let first = packed.push(&sequence.ids[..4], None); // in two segments, as a trie has them
+        packed.push(&sequence.ids[4..], Some(first));
+    }
+    let hidden = decoder.walk(&packed, Pasts::None).unwrap();
+    let wanted: Vec<Wanted> =
+        (0..packed.len()).flat_map(|row| (0..vocabulary as u32).map(move |token| Wanted { row, token })).collect();
+    let scores = decoder.score(&hidden, &wanted).unwrap();
+    let rows = sequences.iter().flat_map(|sequence| sequence.logits.chunks_exact(vocabulary));
+    let expected: Vec<f64> = rows.flat_map(log_softmax).collect();
+    assert_eq!(scores.len(), expected.len());
+    let differences = scores.iter().zip(expected).map(|(score, expected)| (score.log_probability - expected).abs());
+    differences.fold(0.0, f64::max)
+}
+
+/// Both homes' makers of a decoder are held to this.
+fn agrees<D: Decoder>(path: &Path, reference: &[Sequence], load: impl Fn(Checkpoint, &ModelConfig) -> D) {
+    let (checkpoint, config) = open(path);
+    let found = difference(&load(checkpoint, &config), reference);
+    println!("{}: {found:.1e}", path.display());
+    assert!(found < 1e-4, "{}: off by {found}", path.display());
+}
+
+fn both_agree(path: &Path, reference: &[Sequence]) {
+    agrees(path, reference, candle);
+    for isa in Isa::supported() {
+        agrees(path, reference, cpu::<f32>(isa));
+    }
+}
+
+#[test]
+fn every_family_agrees_with_transformers() {
+    for family in FAMILIES {
+        both_agree(&folder(family), &reference(family));
+    }
+}
+
+#[test]
+fn every_family_agrees_from_gguf() {
+    let has_none = |family: &&str| ["qwen3-moe-unnormalized", "gemma3-vision"].contains(family);
+    for family in FAMILIES.into_iter().filter(|family| !has_none(family)) {
+        both_agree(&folder(family).with_extension("gguf"), &reference_of_gguf(family));
+    }
+}
+
+/// bf16 has three digits: near, and not equal.
+#[test]
+fn every_family_is_near_in_bf16() {
+    for family in FAMILIES {
+        for isa in Isa::supported() {
+            let (checkpoint, config) = open(&folder(family));
+            let found = difference(&cpu::<bf16>(isa)(checkpoint, &config), &reference(family));
+            println!("{family} {isa:?}: {found:.1e}");
+            assert!((1e-4..1.0).contains(&found), "{family}: off by {found}");
+        }
+    }
+}
+
+/// Without any one of the things that set a family apart its logits are others: no fixture passes by luck.
+#[test]
+fn every_difference_between_families_shows() {
+    let shows = |family: &str, what: &str, change: &dyn Fn(&mut ModelConfig)| {
+        let (checkpoint, mut config) = open(&folder(family));
+        let before = config.clone();
+        change(&mut config);
+        assert_ne!(before, config, "{family} has no {what}");
+        let found = difference(&candle(checkpoint, &config), &reference(family));
+        assert!(found > 1e-2, "{family} without {what}: off by {found} only");
+    };
+    shows("llama", "rope scaling", &|config| config.rope_scaling = RopeScaling::None);
+    shows("phi3", "rope scaling", &|config| config.rope_scaling = RopeScaling::None);
+    shows("gemma3", "rope scaling", &|config| config.rope_scaling = RopeScaling::None);
+    shows("gemma3", "local rope", &|config| config.local_rope = None);
+    for family in ["mistral", "qwen2", "gemma2", "gemma3", "phi3"] {
+        shows(family, "window", &|config| config.sliding_window = None);
+    }
+    for family in ["qwen2", "gemma2", "gemma3"] {
+        shows(family, "full layers", &|config| config.full_attention.clear());
+    }
+    shows("qwen2", "biases", &|config| config.attention_bias = false);
+    for family in ["qwen3", "qwen3-moe", "gemma3"] {
+        shows(family, "head norms", &|config| config.head_norms = false);
+    }
+    for family in ["gemma2", "gemma3"] {
+        shows(family, "whole norms", &|config| config.norm_plus_one = false);
+        shows(family, "norms after", &|config| config.sandwich_norms = false);
+        shows(family, "scaled embeddings", &|config| config.embedding_scale = None);
+        shows(family, "attention scale", &|config| config.attention_scale = (config.head_dim as f64).powf(-0.5));
+        shows(family, "tanh gate", &|config| config.activation = Activation::Silu);
+    }
+    shows("gemma2", "capped scores", &|config| config.attention_softcap = None);
+    shows("gemma2", "capped logits", &|config| config.final_softcap = None);
+    let normalize = |wanted: bool| move |config: &mut ModelConfig| config.mixture.as_mut().unwrap().normalize = wanted;
+    shows("mixtral", "normalised experts", &normalize(false));
+    shows("qwen3-moe", "normalised experts", &normalize(false));
+    shows("qwen3-moe-unnormalized", "plain experts", &normalize(true));
+}
