@@ -108,6 +108,14 @@ class Source:
         )
 
 
+def save_tokenizer(tokenizer, out):
+    """Under the class name that transformers has had all along, so that older ones open it too."""
+    tokenizer.save_pretrained(out)
+    path = out / "tokenizer_config.json"
+    config = {**json.loads(path.read_text(encoding="utf-8")), "tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("gguf", type=pathlib.Path)
@@ -119,7 +127,7 @@ def main():
     arguments.out.mkdir(parents=True)
     save_file(dict(source.tensors(dtype)), arguments.out / "model.safetensors", metadata={"format": "pt"})
     (arguments.out / "config.json").write_text(json.dumps(source.config(dtype), indent=2) + "\n", encoding="utf-8")
-    source.tokenizer().save_pretrained(arguments.out)
+    save_tokenizer(source.tokenizer(), arguments.out)
 
 
 if __name__ == "__main__":
