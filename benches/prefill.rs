@@ -1,7 +1,7 @@
 //! Prompts through a model: some sequences of random tokens, one row of each through the head. A line of JSON.
 //!
 //!     cargo bench --bench prefill -- --model PATH [--sequences 8] [--tokens 512] [--dtype bf16] [--threads 0]
-//!         [--repeats 3] [--decoder cpu]
+//!         [--repeats 3] [--decoder cpu] [--memory 4GiB]
 //!
 //! `seconds` is the median wall time of a walk after one that is not counted, `processor` the processor time of it.
 
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
+use fireval::engine::budget::Memory;
 use fireval::engine::cost::Cost;
 use fireval::engine::open::Home;
 use fireval::kernel::{Element, Isa};
@@ -41,6 +42,9 @@ struct Flags {
     repeats: usize,
     #[arg(long, default_value = "cpu")]
     decoder: Home,
+    /// Layers are streamed where the model does not fit [default: as if all would].
+    #[arg(long)]
+    memory: Option<Memory>,
     /// Cargo's own.
     #[arg(long, hide = true)]
     bench: bool,
@@ -52,15 +56,16 @@ fn main() -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&flags.model)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
     match (flags.decoder, flags.dtype) {
-        (Home::Cpu, Dtype::BF16) => run(&flags, cpu::<bf16>(checkpoint, &config, flags.dtype)?),
-        (Home::Cpu, Dtype::F32 | Dtype::F16) => run(&flags, cpu::<f32>(checkpoint, &config, flags.dtype)?),
+        (Home::Cpu, Dtype::BF16) => run(&flags, cpu::<bf16>(checkpoint, &config, &flags)?),
+        (Home::Cpu, Dtype::F32 | Dtype::F16) => run(&flags, cpu::<f32>(checkpoint, &config, &flags)?),
         (Home::Candle, dtype) => run(&flags, candle(&checkpoint, &config, dtype)?),
     }
 }
 
-fn cpu<E: Element>(checkpoint: Checkpoint, config: &ModelConfig, dtype: Dtype) -> anyhow::Result<CpuDecoder<E>> {
-    let rounded_to_f16 = dtype == Dtype::F16;
-    let options = cpu::LoadOptions { isa: Isa::best(), rounded_to_f16, nf4: false, memory: u64::MAX };
+fn cpu<E: Element>(checkpoint: Checkpoint, config: &ModelConfig, flags: &Flags) -> anyhow::Result<CpuDecoder<E>> {
+    let rounded_to_f16 = flags.dtype == Dtype::F16;
+    let memory = flags.memory.map_or(u64::MAX, |memory| memory.0);
+    let options = cpu::LoadOptions { isa: Isa::best(), rounded_to_f16, nf4: false, memory };
     CpuDecoder::load(checkpoint, config, &options)
 }
 
