@@ -95,15 +95,13 @@ class Contest:
 
 
 def lines(place, asked):
-    made = []
     for model in asked.models.split(","):
         print(f"generation: {model}", flush=True)
         try:
             with tempfile.TemporaryDirectory() as folder:
-                made += Contest(place, asked, model, pathlib.Path(folder)).lines()
+                yield from Contest(place, asked, model, pathlib.Path(folder)).lines()
         except measure.Failed as error:
-            made.append(table.not_run(PART, model, "transformers generate", error))
-    return made
+            yield table.not_run(PART, model, "transformers generate", error)
 
 
 def add_flags(parser):
@@ -117,7 +115,7 @@ def main():
     add_flags(parser)
     asked = parser.parse_args()
     place = places.Place.of(asked)
-    table.write(lines(place, asked), place.out / "generation", place.preface())
+    table.keep(lines(place, asked), place.out / "generation", place.preface)
 
 
 if __name__ == "__main__":

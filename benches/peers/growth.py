@@ -32,7 +32,6 @@ def grown(place, asked, limit):
 
 
 def growth_lines(place, asked):
-    made = []
     for factor in (1, 10, 100):
         limit = asked.documents * factor
         print(f"growth: {asked.task}, {limit} documents", flush=True)
@@ -40,13 +39,12 @@ def growth_lines(place, asked):
         try:
             found = [grown(place, asked, limit) for _ in range(place.pairs if factor < 100 else 1)]
         except measure.Failed as error:
-            made.append(table.not_run(PART, case, "fireval", error))
+            yield table.not_run(PART, case, "fireval", error)
             continue
         side = table.Side("fireval", "bf16", [run for run, _, _ in found], found[-1][1], found[-1][2])
         line = side.line(PART, case)
         line.note = f"{1000 * line.wall_s / limit:.1f} ms a document"
-        made.append(line)
-    return made
+        yield line
 
 
 def help_line(place):
@@ -88,13 +86,12 @@ def first_line(place, asked):
 
 
 def lines(place, asked):
-    made = growth_lines(place, asked)
+    yield from growth_lines(place, asked)
     for case, call in {"--help": lambda: help_line(place), "first score": lambda: first_line(place, asked)}.items():
         try:
-            made.append(call())
+            yield call()
         except measure.Failed as error:
-            made.append(table.not_run(PART, case, "fireval", error))
-    return made
+            yield table.not_run(PART, case, "fireval", error)
 
 
 def add_flags(parser):
@@ -109,7 +106,7 @@ def main():
     add_flags(parser)
     asked = parser.parse_args()
     place = places.Place.of(asked)
-    table.write(lines(place, asked), place.out / "growth", place.preface())
+    table.keep(lines(place, asked), place.out / "growth", place.preface)
 
 
 if __name__ == "__main__":

@@ -186,16 +186,14 @@ def mode_lines(place, asked, mode, model):
 
 
 def lines(place, asked):
-    made = []
     for model, mode in itertools.product(asked.models.split(","), MODES):
         mode = dataclasses.replace(mode, limit=max(1, round(mode.limit * asked.share)))
         print(f"multiple choice: {model}, {mode.name}", flush=True)
         try:
             binaries()
-            made += mode_lines(place, asked, mode, model)
+            yield from mode_lines(place, asked, mode, model)
         except measure.Failed as error:
-            made.append(table.not_run(PART, f"{model}, {mode.name}", "llama.cpp", error))
-    return made
+            yield table.not_run(PART, f"{model}, {mode.name}", "llama.cpp", error)
 
 
 def add_flags(parser):
@@ -209,7 +207,7 @@ def main():
     add_flags(parser)
     asked = parser.parse_args()
     place = places.Place.of(asked)
-    table.write(lines(place, asked), place.out / "multiple-choice", place.preface())
+    table.keep(lines(place, asked), place.out / "multiple-choice", place.preface)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def parser(text):
     return made
 
 
-def report(asked, setting, forward):
+def report(asked, forward):
     """Calls `forward` (which answers the best token and its log-probability after each sequence) and prints the line."""
     for _ in range(asked.warm_up):
         forward()
@@ -30,7 +30,6 @@ def report(asked, setting, forward):
         cpu.append(time.process_time() - cpu_start)
     line = {
         "what": f"{asked.sequences} x {asked.tokens}",
-        "setting": setting,
         "seconds": statistics.median(seconds),
         "processor": statistics.median(cpu),
         "tokens": asked.sequences * asked.tokens,

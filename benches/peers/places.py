@@ -85,7 +85,7 @@ class Place:
         load = os.getloadavg()[0]
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
         return (
-            f"{processor()}, {os.cpu_count()} processors, {self.threads} threads for every program, load average "
+            f"{processor()}, {os.cpu_count()} processors, threads of every program: {self.threads}, load average "
             f"{load:.1f} when the table was written; commit {commit.stdout.strip()}."
         )
 

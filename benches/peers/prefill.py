@@ -133,21 +133,24 @@ def tried_llama(case, kinds):
     return sorted(first + (tried(case.llama, others) if others else []), key=lambda one: one[0])
 
 
-def said(setting):
-    return ", ".join(str(part) for part in setting if part is not None)
+def said_torch(dtype, batch, compiled, kept, experts):
+    more = [(compiled, "compiled"), (kept, "freed memory kept"), (experts, f"experts {experts}")]
+    return ", ".join([dtype, f"batch {batch}"] + [text for wanted, text in more if wanted])
 
 
-def against(case, program, call, seconds, binary):
+def said_llama(kind, batch, ubatch, flash):
+    return f"{kind}, batch {batch}, ubatch {ubatch}, flash attention {flash}"
+
+
+def against(case, program, call, said, seconds, binary):
     """A peer at the best setting of `seconds`, in turn with fireval where its bench is there, else alone."""
     best = seconds[0][1]
-    others = "; ".join(f"{said(setting)}: {one:.2f} s" for one, setting in seconds[1:4])
+    others = "; ".join(f"{said(*setting)}: {one:.2f} s" for one, setting in seconds[1:4])
     if isinstance(binary, str):
         theirs, ours = measure.in_turn(case.place.pairs, lambda: call(*best), lambda: case.fireval(binary))
     else:
         theirs, ours = [call(*best) for _ in range(case.place.pairs)], None
-    peer = case.side(program, theirs[0].line["setting"], theirs)
-    peer.setting += ", freed memory kept" if call == case.torch and best[3] else ""
-    peer.setting = f"{best[0]}, {peer.setting}" if call == case.llama else peer.setting
+    peer = case.side(program, said(*best), theirs)
     peer.note = f"next best of {len(seconds)}: {others}" if others else ""
     if ours is None:
         return [peer.line(PART, case.name)]
@@ -155,24 +158,22 @@ def against(case, program, call, seconds, binary):
 
 
 def case_lines(case, binary, kinds):
-    lines = []
     try:
         case.reference = case.torch("float32", 1, False, True, None, repeats=1).line["last"]
     except measure.Failed as error:
-        lines.append(table.not_run(PART, case.name, "torch f32 as the reference", error))
+        yield table.not_run(PART, case.name, "torch f32 as the reference", error)
     contests = [
-        (f"transformers {short}", case.torch, lambda dtype=dtype: tried(case.torch, case.torch_settings(dtype)))
+        (f"transformers {short}", case.torch, said_torch, lambda dtype=dtype: tried(case.torch, case.torch_settings(dtype)))
         for dtype, short in TORCH_DTYPES.items()
     ]
-    contests.append(("llama.cpp", case.llama, lambda: tried_llama(case, kinds)))
-    for program, call, try_settings in contests:
+    contests.append(("llama.cpp", case.llama, said_llama, lambda: tried_llama(case, kinds)))
+    for program, call, said, try_settings in contests:
         try:
-            lines += against(case, program, call, try_settings(), binary)
+            yield from against(case, program, call, said, try_settings(), binary)
         except measure.Failed as error:
-            lines.append(table.not_run(PART, case.name, program, error))
+            yield table.not_run(PART, case.name, program, error)
     if not isinstance(binary, str):
-        lines.append(table.not_run(PART, case.name, "fireval", binary))
-    return lines
+        yield table.not_run(PART, case.name, "fireval", binary)
 
 
 def lines(place, asked):
@@ -180,11 +181,9 @@ def lines(place, asked):
         binary = bench_binary()
     except measure.Failed as error:
         binary = error  # the reason, for the table
-    made = []
     for model, shape in itertools.product(asked.models.split(","), CASES):
         print(f"prefill: {model}, {shape}", flush=True)
-        made += case_lines(Case(place, asked, model, shape), binary, asked.kinds.split(","))
-    return made
+        yield from case_lines(Case(place, asked, model, shape), binary, asked.kinds.split(","))
 
 
 def add_flags(parser):
@@ -200,7 +199,7 @@ def main():
     add_flags(parser)
     asked = parser.parse_args()
     place = places.Place.of(asked)
-    table.write(lines(place, asked), place.out / PART, place.preface())
+    table.keep(lines(place, asked), place.out / PART, place.preface)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def main():
     def forward():
         return [best for batch, ends in batches for best in model.forward(batch, ends)]
 
-    passes.report(asked, f"batch {asked.batch}, ubatch {asked.ubatch}, flash {asked.flash}", forward)
+    passes.report(asked, forward)
 
 
 if __name__ == "__main__":

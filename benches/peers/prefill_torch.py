@@ -46,8 +46,7 @@ def main():
             values, best = torch.log_softmax(logits.float(), -1).max(-1)
         return list(zip(best.tolist(), values.tolist()))
 
-    setting = f"{asked.dtype}, batch {asked.batch}" + (", compiled" if asked.compile else "")
-    passes.report(asked, setting + (f", experts {asked.experts}" if asked.experts else ""), forward)
+    passes.report(asked, forward)
 
 
 if __name__ == "__main__":

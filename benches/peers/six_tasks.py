@@ -180,12 +180,10 @@ def versus(place, asked, model, harness):
         names = [task.name for task in tasks]
         part = [task for task in with_limits(asked.share * asked.tune_share) if task.name in names]
         settings, together = tune(harness, part)
-    made = []
     for task in [] if asked.only == "together" else tasks:
-        made += contest(place, harness, model, [task], settings[task.name], f"{task.name}, {task.limit} documents")
+        yield from contest(place, harness, model, [task], settings[task.name], f"{task.name}, {task.limit} documents")
     if asked.only != "tasks":
-        made += contest(place, harness, model, tasks, together, "together")
-    return made
+        yield from contest(place, harness, model, tasks, together, "together")
 
 
 def sampled(place, model, tasks, harness, folder):
@@ -226,25 +224,26 @@ def pick_lines(place, asked, model, harness):
 def attempt(place, asked, model, measured, version):
     """The lines of `measured`, or one that says why there are none."""
     try:
-        return measured(place, asked, model, version(place, model))
+        yield from measured(place, asked, model, version(place, model))
     except measure.Failed as error:
-        return [table.not_run(PART, model, f"{measured.__name__}, {version.__name__}", error)]
+        yield table.not_run(PART, model, f"{measured.__name__}, {version.__name__}", error)
 
 
 def lines(place, asked):
-    made = []
-    data_files.lay_out(place.needs_data(), place.peers / "rows")
+    if place.data is None:
+        yield table.not_run(PART, "all", "all", "no --data (or FIREVAL_DATA) names the six benchmarks")
+        return
+    data_files.lay_out(place.data, place.peers / "rows")
     for model in asked.models.split(","):
         print(f"six tasks: {model}", flush=True)
         if not asked.no_times:
-            made += attempt(place, asked, model, versus, Harness.latest)
+            yield from attempt(place, asked, model, versus, Harness.latest)
         if not asked.no_picks:
-            made += attempt(place, asked, model, pick_lines, Harness.latest)
+            yield from attempt(place, asked, model, pick_lines, Harness.latest)
         if not os.environ.get("LMEVAL_V1"):
-            made.append(table.not_run(PART, model, "harness of June 2023", "LMEVAL_V1 names no checkout"))
+            yield table.not_run(PART, model, "harness of June 2023", "LMEVAL_V1 names no checkout")
         elif not asked.no_v1:
-            made += attempt(place, asked, model, versus, Harness.of_june_2023)
-    return made
+            yield from attempt(place, asked, model, versus, Harness.of_june_2023)
 
 
 def add_flags(parser):
@@ -264,7 +263,7 @@ def main():
     add_flags(parser)
     asked = parser.parse_args()
     place = places.Place.of(asked)
-    table.write(lines(place, asked), place.out / "six-tasks", place.preface())
+    table.keep(lines(place, asked), place.out / "six-tasks", place.preface)
 
 
 if __name__ == "__main__":

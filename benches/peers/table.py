@@ -78,6 +78,15 @@ def cell(value):
     return str(value)
 
 
+def keep(lines, path, preface):
+    """Writes the table anew with every line, so that what was measured stays when a long run is stopped."""
+    made = []
+    for line in lines:
+        made.append(line)
+        write(made, path, preface())
+    print(f"kept: {path.with_suffix('.md')}, {path.with_suffix('.csv')}")
+
+
 def write(lines, path, preface):
     """Writes `path`.csv (all digits) and `path`.md (rounded), both with every line."""
     path.parent.mkdir(parents=True, exist_ok=True)
