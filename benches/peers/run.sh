@@ -10,7 +10,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 parts="prefill,six_tasks,multiple_choice,generation,growth"
 case "${1:-}" in
   -h | --help)
-    sed -n '2,7p' "$0" | sed 's/^# \{0,1\}//'
+    sed -n '2,6p' "$0" | sed 's/^# \{0,1\}//'
     exit 0
     ;;
   --only)
