@@ -3,7 +3,11 @@
 //!     cargo bench --bench prefill -- --model PATH [--sequences 8] [--tokens 512] [--dtype bf16] [--threads 0]
 //!         [--repeats 3] [--decoder cpu] [--memory 4GiB]
 //!
-//! `seconds` is the median wall time of a walk after one that is not counted, `processor` the processor time of it.
+//! `seconds` is the median wall time of a walk after one that is not counted, `processor` the processor time of it, `last` the
+//! best token after each sequence with its log-probability. A second line has the peak of as many threads: what of it the
+//! walk reaches is `flops / seconds` of the one by that of the other. The ids are those of `benches/peers/random_ids.py`.
+
+mod peak;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,10 +22,10 @@ use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::packed::Packed;
-use fireval::random::Random;
 use fireval::weights::Checkpoint;
 use fireval::weights::writer::Dtype;
 use half::bf16;
+use peak::{Peak, processor_seconds};
 
 #[derive(Parser)]
 struct Flags {
@@ -80,19 +84,21 @@ fn candle(checkpoint: &Checkpoint, config: &ModelConfig, dtype: Dtype) -> anyhow
 }
 
 fn run(flags: &Flags, decoder: impl Decoder) -> anyhow::Result<()> {
-    let mut random = Random::new(1);
-    let vocabulary = decoder.config().vocab_size;
-    let mut sequence = || (0..flags.tokens).map(|_| random.below(vocabulary) as u32).collect::<Vec<_>>();
-    let packed = Packed::rows(&(0..flags.sequences).map(|_| sequence()).collect::<Vec<_>>());
-    let wanted: Vec<Wanted> =
-        packed.segments.iter().map(|segment| Wanted { row: segment.start + segment.len - 1, token: 0 }).collect();
-    let mut times = Vec::new();
+    let vocabulary = decoder.config().vocab_size as u32;
+    let sequences = (1..=flags.sequences as u32).map(|start| sequence(start, flags.tokens, vocabulary));
+    let packed = Packed::rows(&sequences.collect::<Vec<_>>());
+    let rows: Vec<usize> = packed.segments.iter().map(|segment| segment.start + segment.len - 1).collect();
+    let mut last = Vec::new();
+    let (mut times, mut scores) = (Vec::new(), Vec::new());
     for repeat in 0..=flags.repeats {
         let (begin, processor) = (Instant::now(), processor_seconds());
         let hidden = decoder.walk(&packed, Pasts::None)?;
-        std::hint::black_box(decoder.score(&hidden, &wanted)?);
+        last = decoder.greedy(&hidden, &rows)?;
         if repeat > 0 {
             times.push((begin.elapsed().as_secs_f64(), processor_seconds() - processor));
+        } else {
+            let wanted: Vec<Wanted> = rows.iter().zip(&last).map(|(&row, &token)| Wanted { row, token }).collect();
+            scores = decoder.score(&hidden, &wanted)?;
         }
     }
     let median = |mut values: Vec<f64>| {
@@ -101,26 +107,25 @@ fn run(flags: &Flags, decoder: impl Decoder) -> anyhow::Result<()> {
     };
     let (seconds, processor): (Vec<f64>, Vec<f64>) = times.into_iter().unzip();
     let (seconds, processor) = (median(seconds), median(processor));
-    let (tokens, flops) = (packed.len(), Cost::of(decoder.config()).walk(&packed, wanted.len()));
+    let (tokens, flops) = (packed.len(), Cost::of(decoder.config()).walk(&packed, rows.len()));
     println!(
         "{{\"what\": \"prefill {} x {} {}\", \"seconds\": {seconds:.4}, \"processor\": {processor:.4}, \
-         \"tokens\": {tokens}, \"flops\": {flops:.4e}, \"gflops_a_core\": {:.1}}}",
+         \"tokens\": {tokens}, \"flops\": {flops:.4e}, \"gflops_a_core\": {:.1}, \"last\": {}}}",
         flags.sequences,
         flags.tokens,
         flags.dtype.name(),
-        flops / processor / 1e9
+        flops / processor / 1e9,
+        serde_json::to_string(
+            &last.iter().zip(&scores).map(|(token, s)| (token, s.log_probability)).collect::<Vec<_>>()
+        )?
     );
+    let peak = Peak::bf16().filter(|_| flags.dtype == Dtype::BF16).unwrap_or_else(Peak::f32);
+    println!("{{\"what\": \"peak\", \"seconds\": {:.4}, \"flops\": {:.4e}}}", peak.seconds, peak.operations);
     Ok(())
 }
 
-/// What all threads of this process have used so far.
-fn processor_seconds() -> f64 {
-    // SAFETY: the kernel fills a plain struct, whose zeros are valid too.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
-        usage
-    };
-    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+/// Numbers of a linear congruential generator, as the peers' scripts draw them.
+fn sequence(start: u32, tokens: usize, vocabulary: u32) -> Vec<u32> {
+    let step = |x: &u32| Some(x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    std::iter::successors(Some(start), step).skip(1).take(tokens).map(|x| (x >> 8) % vocabulary).collect()
 }

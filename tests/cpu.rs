@@ -26,6 +26,7 @@ use fireval::random::Random;
 use fireval::request::Request;
 use fireval::task::{DataSource, Task};
 use fireval::tokenizer::Tokenizer;
+use fireval::transform::quantize::quantize;
 use fireval::transform::upcycle::{UpcycleOptions, upcycle};
 use fireval::weights::Checkpoint;
 use fireval::weights::writer::Dtype;
@@ -184,6 +185,20 @@ fn a_streamed_model_has_the_bits_of_a_resident_one() {
         let answers = invariance::answers(&mut engine(folder.path(), resident), &asked);
         assert_eq!(answers, invariance::answers(&mut engine(folder.path(), streamed), &asked), "texts too");
     }
+}
+
+#[test]
+fn four_bits_on_disk_stream_and_are_those_made_on_opening() {
+    let (original, quantized) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    tiny::write_folder(original.path(), &mixture_config(), Dtype::BF16);
+    quantize(original.path(), quantized.path(), None).unwrap();
+    let nf4 = LoadOptions { nf4: true, ..options() }; // what an identity says of either
+    let streamed = cpu::<bf16>(quantized.path(), &LoadOptions { memory: 0, ..nf4 });
+    assert!(streamed.is_streamed());
+    let expected = scores(&cpu::<bf16>(original.path(), &nf4));
+    assert_eq!(scores(&streamed), expected);
+    assert_eq!(scores(&cpu::<bf16>(quantized.path(), &nf4)), expected);
+    assert_ne!(scores(&cpu::<bf16>(original.path(), &options())), expected);
 }
 
 #[test]

@@ -43,7 +43,8 @@ impl<E: Element> CpuDecoder<E> {
             "products in bf16 need even widths, and this model has {widths:?}; run it with `--dtype f32`"
         );
         let mut weights = Weights::new(checkpoint, config, options.rounded_to_f16);
-        if options.nf4 && !weights.are_nf4()? {
+        let quantizes = options.nf4 && !weights.are_nf4()?;
+        if quantizes {
             weights.quantize()?;
         }
         let reader = Reader { checkpoint: weights.checkpoint(), config, round: rounding::<E>(options.rounded_to_f16) };
@@ -61,20 +62,21 @@ impl<E: Element> CpuDecoder<E> {
             paths: Pool::default(),
             workspaces: Pool::default(),
         };
-        decoder.fit_into(options)?;
+        decoder.fit_into(options.memory, !quantizes)?;
         Ok(decoder)
     }
 
-    /// Streams the layers, and takes fewer tokens at a time, where memory asks for it.
-    fn fit_into(&mut self, options: &LoadOptions) -> Result<()> {
+    /// Streams the layers (what was quantised here is in memory and stays there), and takes fewer tokens at a time, where
+    /// memory asks for it.
+    fn fit_into(&mut self, memory: u64, may_stream: bool) -> Result<()> {
         let resident = |decoder: &CpuDecoder<E>| {
             let Footprint { fixed, per_token, .. } = decoder.footprint();
             (fixed + per_token * SOME_TOKENS) as u64 + ASIDE
         };
-        if resident(self) > options.memory && !options.nf4 {
+        if resident(self) > memory && may_stream {
             self.weights.stream()?;
         }
-        while resident(self) > options.memory && self.chunk > SMALLEST_CHUNK {
+        while resident(self) > memory && self.chunk > SMALLEST_CHUNK {
             self.chunk /= 2;
         }
         Ok(())
