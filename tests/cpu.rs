@@ -11,8 +11,6 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
-use fireval::engine::budget::{Limits, Memory};
-use fireval::engine::local::LocalEngine;
 use fireval::kernel::{Element, Isa};
 use fireval::model::adapter::peft;
 use fireval::model::candle::{self, CandleDecoder, Numerics};
@@ -20,17 +18,16 @@ use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{CpuDecoder, LoadOptions};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::packed::Packed;
-use fireval::model_id::ModelId;
 use fireval::protocol::Protocol;
 use fireval::random::Random;
 use fireval::request::Request;
 use fireval::task::{DataSource, Task};
-use fireval::tokenizer::Tokenizer;
 use fireval::transform::quantize::quantize;
 use fireval::transform::upcycle::{UpcycleOptions, upcycle};
 use fireval::weights::Checkpoint;
 use fireval::weights::writer::Dtype;
 use half::bf16;
+use invariance::engine;
 use serde_json::{Value, json};
 
 const ENOUGH: u64 = 8 << 30;
@@ -58,19 +55,6 @@ fn candle(path: &Path, numerics: Numerics, nf4: bool) -> CandleDecoder {
     let (checkpoint, config) = open(path);
     let options = candle::LoadOptions { device: Device::Cpu, numerics, nf4 };
     CandleDecoder::load(&checkpoint, &config, &options).unwrap()
-}
-
-fn engine<D: Decoder>(path: &Path, decoder: D) -> LocalEngine<D> {
-    let text = || "test".to_owned();
-    let id = ModelId {
-        weights: text(),
-        adapter: None,
-        tokenizer: text(),
-        dtype: text(),
-        quantization: None,
-        engine: text(),
-    };
-    LocalEngine::new(id, decoder, Tokenizer::open(path).unwrap(), Limits::of(Memory(ENOUGH)))
 }
 
 fn mixture_config() -> Value {

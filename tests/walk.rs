@@ -10,11 +10,9 @@ use fireval::engine::local::LocalEngine;
 use fireval::engine::{Engine, Work};
 use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use fireval::model::config::ModelConfig;
-use fireval::model_id::ModelId;
 use fireval::progress::Progress;
 use fireval::random::Random;
 use fireval::request::{Request, Response};
-use fireval::tokenizer::Tokenizer;
 use fireval::weights::Checkpoint;
 use fireval::weights::writer::Dtype;
 use serde_json::{Value, json};
@@ -30,16 +28,7 @@ fn load(folder: &Path) -> LocalEngine<CandleDecoder> {
     let config = ModelConfig::from_json(checkpoint.config_json(), "config").unwrap();
     let options = LoadOptions { device: candle_core::Device::Cpu, numerics: Numerics::F32, nf4: false };
     let decoder = CandleDecoder::load(&checkpoint, &config, &options).unwrap();
-    let text = || "test".to_owned();
-    let id = ModelId {
-        weights: text(),
-        adapter: None,
-        tokenizer: text(),
-        dtype: text(),
-        quantization: None,
-        engine: text(),
-    };
-    LocalEngine::new(id, decoder, Tokenizer::open(folder).unwrap(), Limits::of(Memory(8 << 30)))
+    invariance::engine(folder, decoder)
 }
 
 fn mixture_config() -> Value {

@@ -1,13 +1,31 @@
 //! The same evaluation in twenty ways: shuffled, split, cut short, in waves of other sizes, on other numbers of threads.
 #![allow(dead_code)] // each test file uses a part
 
+use std::path::Path;
+
 use fireval::engine::budget::{Limits, Memory};
 use fireval::engine::local::LocalEngine;
 use fireval::engine::{Engine, Work};
 use fireval::model::decoder::Decoder;
+use fireval::model_id::ModelId;
 use fireval::progress::Progress;
 use fireval::random::Random;
 use fireval::request::{Request, Response};
+use fireval::tokenizer::Tokenizer;
+
+/// An engine around a decoder of the model at `path`, with an identity that says nothing.
+pub fn engine<D: Decoder>(path: &Path, decoder: D) -> LocalEngine<D> {
+    let text = || "test".to_owned();
+    let id = ModelId {
+        weights: text(),
+        adapter: None,
+        tokenizer: text(),
+        dtype: text(),
+        quantization: None,
+        engine: text(),
+    };
+    LocalEngine::new(id, decoder, Tokenizer::open(path).unwrap(), Limits::of(Memory(8 << 30)))
+}
 
 /// Responses by document. Checks that each document arrives once, and that the progress ends where it said.
 pub fn answers<D: Decoder>(engine: &mut LocalEngine<D>, documents: &[&[Request]]) -> Vec<Vec<Response>> {

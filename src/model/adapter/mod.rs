@@ -5,6 +5,8 @@ pub mod peft;
 mod peft_config;
 pub mod target;
 
+use anyhow::{Result, ensure};
+
 /// A row-major f32 matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
@@ -33,6 +35,22 @@ pub struct Adapter {
 impl Matrix {
     pub fn zeros(rows: usize, columns: usize) -> Matrix {
         Matrix { rows, columns, values: vec![0.0; rows * columns] }
+    }
+}
+
+impl LoraPair {
+    /// An error that names the module if the pair does not fit a linear of that shape.
+    pub fn check(&self, inputs: usize, outputs: usize) -> Result<()> {
+        ensure!(
+            self.a.columns == inputs && self.b.rows == outputs && self.a.rows == self.b.columns,
+            "adapter pair of {}: A is {} x {} and B {} x {}, but the linear takes {inputs} and gives {outputs}",
+            self.module,
+            self.a.rows,
+            self.a.columns,
+            self.b.rows,
+            self.b.columns
+        );
+        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ mod loss;
 mod ops;
 mod rotary;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
 
 pub use cache::Cache;
@@ -122,16 +122,7 @@ impl CandleDecoder {
 
 impl Lora {
     fn new(pair: &LoraPair, inputs: usize, outputs: usize, dtype: DType, device: &Device) -> Result<Lora> {
-        if pair.a.columns != inputs || pair.b.rows != outputs || pair.a.rows != pair.b.columns {
-            bail!(
-                "adapter pair of {}: A is {} x {} and B {} x {}, but the linear takes {inputs} and gives {outputs}",
-                pair.module,
-                pair.a.rows,
-                pair.a.columns,
-                pair.b.rows,
-                pair.b.columns
-            );
-        }
+        pair.check(inputs, outputs)?;
         let var = |matrix: &Matrix| -> Result<Var> {
             let tensor = Tensor::from_slice(&matrix.values, (matrix.rows, matrix.columns), device)?;
             Ok(Var::from_tensor(&tensor.to_dtype(dtype)?)?)

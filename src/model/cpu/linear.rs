@@ -3,7 +3,7 @@
 //! `y = x W^T + u B^T` with `u = scale * x A^T`: the pair is one more term of the same sums. Linears that read the same
 //! input have their A made into one matrix, so that `x` is read once for all of them.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::workspace::take;
 use crate::kernel::product::{Block, Kernels, Rows, Term, padded};
@@ -39,7 +39,7 @@ impl LowRank {
                 low.pairs.push(None);
                 continue;
             };
-            check(pair, inputs, outputs)?;
+            pair.check(inputs, outputs)?;
             low.a.extend_from_slice(&pair.a.values);
             let rank = pair.a.rows;
             low.pairs.push(Some(Pair { first: low.ranks, rank, scale: pair.scale, b: pair.b.values.clone(), outputs }));
@@ -99,20 +99,6 @@ impl LowRank {
 
 fn held(values: &[f32], rows: usize, columns: usize) -> Matrix<'_> {
     Matrix { rows, columns, numbers: Numbers::F32(matrix::bytes_of(values)), rounded_to_f16: false }
-}
-
-fn check(pair: &LoraPair, inputs: usize, outputs: usize) -> Result<()> {
-    if pair.a.columns != inputs || pair.b.rows != outputs || pair.a.rows != pair.b.columns {
-        bail!(
-            "adapter pair of {}: A is {} x {} and B {} x {}, but the linear takes {inputs} and gives {outputs}",
-            pair.module,
-            pair.a.rows,
-            pair.a.columns,
-            pair.b.rows,
-            pair.b.columns
-        );
-    }
-    Ok(())
 }
 
 /// Adds a product's sums to rows of `width` numbers.
