@@ -204,7 +204,7 @@ impl<E: Element> CpuDecoder<E> {
     }
 
     /// Attends and writes the mixed values of row `first` and those after it.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments)] // the two kinds of attention have nothing else in common
     fn attend(
         &self,
         visit: &Visit,
