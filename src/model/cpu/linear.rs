@@ -61,7 +61,7 @@ impl LowRank {
         let low = take(low, count * step);
         if step > 0 {
             let out = Shared::new(low);
-            let term = Term { rows: x, weight: held(&self.a, step, self.inputs) };
+            let term = Term::along(x, held(&self.a, step, self.inputs));
             kernels.multiply(count, [&[term]], |block: Block<1>| {
                 for (row, sums) in block.each_row(0) {
                     // SAFETY: every row and column is finished once.
@@ -88,10 +88,10 @@ impl LowRank {
         weight: Matrix<'a>,
         low: Rows<'a, E>,
     ) -> Vec<Term<'a, E>> {
-        let mut terms = vec![Term { rows: x, weight }];
+        let mut terms = vec![Term::along(x, weight)];
         if let Some(Some(pair)) = self.pairs.get(place) {
             let rows = Rows { numbers: &low.numbers[pair.first..], step: low.step };
-            terms.push(Term { rows, weight: held(&pair.b, pair.outputs, pair.rank) });
+            terms.push(Term::along(rows, held(&pair.b, pair.outputs, pair.rank)));
         }
         terms
     }
