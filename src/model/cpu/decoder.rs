@@ -34,9 +34,10 @@ impl<E: Element> Decoder for CpuDecoder<E> {
             + 2 * width * heads * head_dim
             + width * used * config.intermediate_size;
         let past = config.num_hidden_layers * kv_heads * KeyValues::<E>::bytes(config.head_dim, 64) / 64;
+        let kept = if self.groups_of_a_layer() > 1 { self.kept_bytes() } else { 0 };
         Footprint {
             fixed: self.weights.bytes() + self.chunk * row,
-            per_token: 4 * hidden + 2 * width * kv_heads * head_dim,
+            per_token: 4 * hidden + 2 * width * kv_heads * head_dim + kept,
             per_past_token: past,
         }
     }

@@ -1,18 +1,22 @@
 //! The feed-forward of a wave's rows: one gated MLP, or a mixture of them of which each token uses a few.
+//!
+//! A streamed layer's experts may come in several groups. All of them read what the first group normed and routed, and the
+//! order of experts is the order of groups: the bits are those of a whole layer.
 
 use rayon::prelude::*;
 
 use super::CpuDecoder;
 use super::layer::{ROWS_A_TASK, Visit};
 use super::linear::{LowRank, add_to};
-use super::workspace::{Workspace, take};
+use super::workspace::{ExpertInput, Workspace, take};
 use crate::kernel::product::{Block, Kernels, Rows, Term};
 use crate::kernel::{Element, Matrix, Shared, rows};
 use crate::model::config::{Activation, Mixture};
 
-/// Places in a layer's linears.
-const ROUTER: usize = 4;
-const DENSE: Places = Places { w1: 4, w2: 6, w3: 5 };
+/// Places in a layer's linears: the first after attention's, which is a mixture's router.
+const FIRST: usize = 4;
+const ROUTER: usize = FIRST;
+const DENSE: Places = Places { w1: FIRST, w2: 6, w3: 5 };
 
 #[derive(Clone, Copy)]
 struct Places {
@@ -28,7 +32,7 @@ fn places_of_expert(expert: usize) -> Places {
 
 /// The tokens that chose an expert, in order, with the weights they give it.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Routed {
+pub struct Routed {
     rows: Vec<usize>,
     weights: Vec<f32>,
 }
@@ -41,23 +45,38 @@ struct Gate<'a, E> {
 }
 
 impl<E: Element> CpuDecoder<E> {
-    /// The feed-forward of some rows, added to their states.
-    pub(super) fn feed_forward(&self, visit: &Visit, states: &mut [f32], space: &mut Workspace<E>) {
-        let count = states.len() / self.width();
-        self.norm_rows(states, &visit.layer.feed_forward_norm, take(&mut space.normed, states.len()));
-        let routed = self.config.mixture.map(|mixture| self.route(visit, mixture, states, space));
+    /// The visited group's part of the feed-forward of some rows, added to their states. `chunk`: which rows of the wave
+    /// they are, where the layer is cut.
+    pub(super) fn feed_forward(
+        &self,
+        visit: &Visit,
+        chunk: Option<usize>,
+        states: &mut [f32],
+        space: &mut Workspace<E>,
+    ) {
+        if visit.places.end <= FIRST {
+            return;
+        }
+        let chunk = chunk.filter(|_| self.config.mixture.is_some()); // a dense one is never cut itself
+        let mut input = space.take_input(chunk);
+        if visit.places.contains(&FIRST) {
+            self.norm_rows(states, &visit.layer.feed_forward_norm, take(&mut input.normed, states.len()));
+            input.routed = self.config.mixture.map_or(Vec::new(), |mixture| self.route(visit, mixture, states, space));
+        }
         let mut update = std::mem::take(&mut space.update);
         let norm = visit.layer.output_norms.as_ref().map(|[_, norm]| &norm[..]);
-        self.add_update(states, norm, &mut update, |out| match routed {
-            None => self.dense(visit, count, out, space),
-            Some(routed) => self.mixture(visit, &routed, out, space),
+        self.add_update(states, norm, &mut update, |out| match self.config.mixture {
+            None => self.dense(visit, &input.normed, out, space),
+            Some(_) => self.mixture(visit, &input, out, space),
         });
         space.update = update;
+        space.keep_input(chunk, input);
     }
 
-    fn dense(&self, visit: &Visit, count: usize, out: &mut [f32], space: &mut Workspace<E>) {
-        let Workspace { normed, gated, low, .. } = space;
-        let x = Rows { numbers: &normed[..count * self.width()], step: self.width() };
+    fn dense(&self, visit: &Visit, normed: &[E], out: &mut [f32], space: &mut Workspace<E>) {
+        let Workspace { gated, low, .. } = space;
+        let count = out.len() / self.width();
+        let x = Rows { numbers: &normed[..out.len()], step: self.width() };
         let [inputs, output] = &visit.layer.pairs.experts[0];
         let weights = [DENSE.w1, DENSE.w3].map(|place| visit.weights.matrix(place));
         self.gate().fill(x, count, inputs, weights, low, gated);
@@ -69,10 +88,12 @@ impl<E: Element> CpuDecoder<E> {
 
     /// Each expert makes one product over the tokens that chose it; a token's outputs are added in the order of its
     /// experts (Mixtral of Experts, arXiv 2401.04088, section 2.1).
-    fn mixture(&self, visit: &Visit, routed: &[Routed], out: &mut [f32], space: &mut Workspace<E>) {
-        let width = self.width();
-        let Workspace { normed, gathered, gated, low, .. } = space;
-        for (expert, chosen) in routed.iter().enumerate().filter(|(_, chosen)| !chosen.rows.is_empty()) {
+    fn mixture(&self, visit: &Visit, input: &ExpertInput<E>, out: &mut [f32], space: &mut Workspace<E>) {
+        let (width, normed) = (self.width(), &input.normed);
+        let Workspace { gathered, gated, low, .. } = space;
+        let visited = |expert: usize| visit.places.contains(&places_of_expert(expert).w1);
+        let experts = input.routed.iter().enumerate();
+        for (expert, chosen) in experts.filter(|(expert, chosen)| visited(*expert) && !chosen.rows.is_empty()) {
             let count = chosen.rows.len();
             let gathered = take(gathered, count * width);
             let copies = gathered.par_chunks_mut(width).zip(&chosen.rows).with_min_len(ROWS_A_TASK);

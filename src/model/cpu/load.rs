@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use half::f16;
 
 use super::CpuDecoder;
+use super::groups::Groups;
 use super::layer::{Layer, Pairs};
 use super::rotary::Rotary;
 use super::weights::Weights;
@@ -22,7 +23,8 @@ pub struct LoadOptions {
     pub rounded_to_f16: bool,
     /// Holds every linear of the layers (attention, experts, router) in NF4 with double quantisation.
     pub nf4: bool,
-    /// Bytes that the process may use: layers are streamed where all of them and some tokens do not fit.
+    /// Bytes that the process may use: layers are streamed where all of them and some tokens do not fit, and in groups
+    /// where two of them do not.
     pub memory: u64,
 }
 
@@ -69,17 +71,42 @@ impl<E: Element> CpuDecoder<E> {
     /// Streams the layers (what was quantised here is in memory and stays there), and takes fewer tokens at a time, where
     /// memory asks for it.
     fn fit_into(&mut self, memory: u64, may_stream: bool) -> Result<()> {
-        let resident = |decoder: &CpuDecoder<E>| {
-            let Footprint { fixed, per_token, .. } = decoder.footprint();
-            (fixed + per_token * SOME_TOKENS) as u64 + ASIDE
-        };
-        if resident(self) > memory && may_stream {
-            self.weights.stream()?;
+        if self.needed() <= memory {
+            return Ok(());
         }
-        while resident(self) > memory && self.chunk > SMALLEST_CHUNK {
+        if may_stream {
+            let groups = self.groups_within(memory)?;
+            self.weights.stream(groups)?;
+        }
+        while self.needed() > memory && self.chunk > SMALLEST_CHUNK {
             self.chunk /= 2;
         }
         Ok(())
+    }
+
+    /// What the process is expected to hold with some tokens on their way.
+    fn needed(&self) -> u64 {
+        let Footprint { fixed, per_token, .. } = self.footprint();
+        (fixed + per_token * SOME_TOKENS) as u64 + ASIDE
+    }
+
+    /// Bytes of a token that are kept between a layer's groups: its input to the experts, and which they are.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let row_and_weight = 2 * (size_of::<usize>() + size_of::<f32>()); // lists grow to twice what they hold
+        self.config.mixture.map_or(0, |mixture| size_of::<E>() * self.width() + mixture.top_k * row_and_weight)
+    }
+
+    /// The groups to stream in. Small ones cost next to nothing, so they come before fewer tokens at a time.
+    fn groups_within(&mut self, memory: u64) -> Result<Groups> {
+        loop {
+            let beside = self.needed() - self.weights.layers_bytes() as u64 + (self.kept_bytes() * SOME_TOKENS) as u64;
+            let room = memory.saturating_sub(beside).try_into().unwrap_or(usize::MAX);
+            let groups = self.weights.groups_within(room, &self.config)?;
+            if Weights::streamed_bytes(&groups) <= room || self.chunk <= SMALLEST_CHUNK {
+                return Ok(groups);
+            }
+            self.chunk /= 2;
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 mod attention;
 mod decoder;
 mod feed_forward;
+mod groups;
 mod head;
 mod layer;
 mod linear;
@@ -64,5 +65,10 @@ impl<E: Element> CpuDecoder<E> {
     /// Whether layers are read when they are visited, because they do not fit into memory.
     pub fn is_streamed(&self) -> bool {
         self.weights.are_streamed()
+    }
+
+    /// Groups that a layer is taken in, one after the other: more than one where two layers at once do not fit into memory.
+    pub fn groups_of_a_layer(&self) -> usize {
+        self.weights.groups().most()
     }
 }
