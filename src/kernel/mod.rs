@@ -8,6 +8,7 @@
 //! and no decision looks at how many rows or threads there are; so a row has the same bits in any company.
 
 pub mod attention;
+pub mod backward;
 mod element;
 pub mod head;
 mod isa;

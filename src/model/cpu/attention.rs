@@ -75,7 +75,7 @@ impl<E: Element> CpuDecoder<E> {
         let Workspace { mixed, low, update, .. } = space;
         let mixed = Rows { numbers: &mixed[..count * inner], step: inner };
         let pairs = &visit.layer.pairs.output;
-        let low = pairs.project(&self.kernels, mixed, count, low);
+        let low = pairs.project(&self.kernels, mixed, count, visit.spans, low);
         let terms = pairs.terms(0, mixed, visit.weights.matrix(OUTPUT), low);
         let norm = visit.layer.output_norms.as_ref().map(|[norm, _]| &norm[..]);
         self.add_update(states, norm, update, |out| add_to(&self.kernels, count, &terms, out, width));
@@ -85,7 +85,7 @@ impl<E: Element> CpuDecoder<E> {
     fn project(&self, visit: &Visit, count: usize, space: &mut Workspace<E>) {
         let Workspace { normed, low, projected, .. } = space;
         let x = Rows { numbers: &normed[..count * self.width()], step: self.width() };
-        let low = visit.layer.pairs.inputs.project(&self.kernels, x, count, low);
+        let low = visit.layer.pairs.inputs.project(&self.kernels, x, count, visit.spans, low);
         let matrices = [0, 1, 2].map(|place| visit.weights.matrix(place));
         let width: usize = matrices.iter().map(|matrix| matrix.rows).sum();
         let out = Shared::new(take(projected, count * width));

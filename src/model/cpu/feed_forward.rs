@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::CpuDecoder;
 use super::layer::{ROWS_A_TASK, Visit};
-use super::linear::{LowRank, add_to};
+use super::linear::{Low, LowRank, Span, add_to, spans_of};
 use super::workspace::{ExpertInput, Workspace, take};
 use crate::kernel::product::{Block, Kernels, Rows, Term};
 use crate::kernel::{Element, Matrix, Shared, rows};
@@ -79,9 +79,9 @@ impl<E: Element> CpuDecoder<E> {
         let x = Rows { numbers: &normed[..out.len()], step: self.width() };
         let [inputs, output] = &visit.layer.pairs.experts[0];
         let weights = [DENSE.w1, DENSE.w3].map(|place| visit.weights.matrix(place));
-        self.gate().fill(x, count, inputs, weights, low, gated);
+        self.gate().fill((x, count, visit.spans), inputs, weights, low, gated);
         let gated = self.gated(gated, count);
-        let low = output.project(&self.kernels, gated, count, low);
+        let low = output.project(&self.kernels, gated, count, visit.spans, low);
         let terms = output.terms(0, gated, visit.weights.matrix(DENSE.w2), low);
         add_to(&self.kernels, count, &terms, out, self.width());
     }
@@ -102,9 +102,10 @@ impl<E: Element> CpuDecoder<E> {
             let places = places_of_expert(expert);
             let [inputs, output] = &visit.layer.pairs.experts[expert];
             let weights = [places.w1, places.w3].map(|place| visit.weights.matrix(place));
-            self.gate().fill(x, count, inputs, weights, low, gated);
+            let spans = spans_of(visit.spans, &chosen.rows);
+            self.gate().fill((x, count, &spans), inputs, weights, low, gated);
             let gated = self.gated(gated, count);
-            let low = output.project(&self.kernels, gated, count, low);
+            let low = output.project(&self.kernels, gated, count, &spans, low);
             let terms = output.terms(0, gated, visit.weights.matrix(places.w2), low);
             self.scatter(&terms, chosen, out);
         }
@@ -142,7 +143,7 @@ impl<E: Element> CpuDecoder<E> {
         self.norm_rows(states, &visit.layer.feed_forward_norm, normed);
         let x = Rows { numbers: &normed[..], step: width };
         let pairs = &visit.layer.pairs.router;
-        let low = pairs.project(&self.f32_kernels, x, count, low_f32);
+        let low = pairs.project(&self.f32_kernels, x, count, visit.spans, low_f32);
         let terms = pairs.terms(0, x, visit.weights.matrix(ROUTER), low);
         let logits = take(logits, count * experts);
         logits.fill(0.0);
@@ -162,14 +163,13 @@ impl<E: Element> Gate<'_, E> {
     /// `activation(w1 x) * w3 x` of `count` rows: (count, intermediate).
     fn fill(
         &self,
-        x: Rows<E>,
-        count: usize,
+        (x, count, spans): (Rows<E>, usize, &[Span]),
         pairs: &LowRank,
         [w1, w3]: [Matrix; 2],
-        low: &mut Vec<E>,
+        low: &mut Low<E>,
         gated: &mut Vec<E>,
     ) {
-        let low = pairs.project(self.kernels, x, count, low);
+        let low = pairs.project(self.kernels, x, count, spans, low);
         let (gate, up) = (pairs.terms(0, x, w1, low), pairs.terms(1, x, w3, low));
         let (inner, isa) = (self.inner, self.kernels.isa);
         let out = Shared::new(take(gated, count * inner));
