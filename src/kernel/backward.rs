@@ -236,7 +236,8 @@ mod tests {
                     cross_entropy(isa, &mut logits.to_vec(), cap, target, &mut loss, &mut out);
                     loss
                 };
-                let squashed = |x: f32| cap.map_or(f64::from(x), |c| f64::from(c) * (f64::from(x) / f64::from(c)).tanh());
+                let squashed =
+                    |x: f32| cap.map_or(f64::from(x), |c| f64::from(c) * (f64::from(x) / f64::from(c)).tanh());
                 let sum: f64 = logits.iter().map(|&logit| squashed(logit).exp()).sum();
                 assert!((value(&logits) - (sum.ln() - squashed(logits[5]))).abs() < 1e-5);
                 let (mut loss, mut out) = (0.0, vec![0f32; 37]);

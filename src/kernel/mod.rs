@@ -27,3 +27,4 @@ pub use isa::Isa;
 pub use matrix::{Blocks, Matrix, Numbers};
 pub use pool::Pool;
 pub use shared::{Shared, Strip};
+pub use tile::WIDTH as PANEL_WIDTH;

@@ -41,7 +41,7 @@ pub struct Loss {
 }
 
 /// The gradient of one LoRA pair, shapes as in the pair.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PairGradient {
     pub a: Matrix,
     pub b: Matrix,

@@ -100,7 +100,7 @@ impl<E: Element> CpuDecoder<E> {
         packed: &Packed,
         pasts: &mut Pasts<Past<E>>,
     ) -> Result<()> {
-        let positions = packed.segments.iter().map(|segment| segment.position + segment.len).max().unwrap_or(0);
+        let positions = packed.positions();
         let groups = self.weights.groups().of(index).len();
         self.workspaces.with(|space| {
             for group in 0..groups {
