@@ -4,6 +4,7 @@
 // 0 values
 pub mod digest;
 pub mod disk;
+pub mod memory;
 pub mod progress;
 pub mod protocol;
 pub mod python;

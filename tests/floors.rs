@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up; what stands beside each other on a floor does not import each other.
 const FLOORS: &[(&str, &[&str])] = &[
-    ("values", &["digest", "progress", "protocol", "python", "random", "request", "settings", "stats"]),
+    ("values", &["digest", "memory", "progress", "protocol", "python", "random", "request", "settings", "stats"]),
     ("records", &["disk", "score"]),
     ("kernels", &["kernel"]),
     ("weights", &["weights"]),

@@ -11,6 +11,7 @@ use crate::digest::sha256_hex;
 use crate::tokenizer::Tokenizer;
 
 /// Dialogues as tokens, in the files' order.
+#[derive(Default)]
 pub struct TrainingData {
     pub train: Vec<Example>,
     pub held_out: Vec<Example>,

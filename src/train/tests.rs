@@ -71,7 +71,7 @@ fn recipe(folder: &Path, output: &str, changed: &[(&str, &str)]) -> Recipe {
 }
 
 fn options() -> FinetuneOptions {
-    FinetuneOptions { device: Device::Cpu, progress: Progress::hidden() }
+    FinetuneOptions { progress: Progress::hidden(), ..FinetuneOptions::default() }
 }
 
 fn refusal(recipe: &Recipe, model: &Path) -> String {

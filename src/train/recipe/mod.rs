@@ -13,8 +13,8 @@ use super::format::Format;
 use super::schedule::Schedule;
 use crate::digest::sha256_hex;
 use crate::model::adapter::target::Target;
-use crate::model::candle::Numerics;
 use crate::settings;
+use crate::weights::writer;
 
 /// A checked recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,11 +111,12 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    pub fn numerics(self) -> Numerics {
+    /// What weights are rounded to.
+    pub fn of_weights(self) -> writer::Dtype {
         match self {
-            Dtype::F32 => Numerics::F32,
-            Dtype::Bf16 => Numerics::BF16,
-            Dtype::F16 => Numerics::F16,
+            Dtype::F32 => writer::Dtype::F32,
+            Dtype::Bf16 => writer::Dtype::BF16,
+            Dtype::F16 => writer::Dtype::F16,
         }
     }
 
