@@ -205,7 +205,10 @@ fn drop_some<E: Element>(module: &str, x: Rows<E>, spans: &[Span], out: &mut [E]
 pub fn drop_rows<E: Element>(module: &str, x: Rows<E>, span: &Span, rows: &Range<usize>, out: &mut [E]) {
     let x = &x.numbers[rows.start * x.step..rows.end * x.step];
     let Some(dropout) = span.dropout else { return out.copy_from_slice(x) };
-    let (factors, inputs) = (dropout.factors(module), x.len() / rows.len().max(1));
+    if rows.is_empty() {
+        return;
+    }
+    let (factors, inputs) = (dropout.factors(module), x.len() / rows.len());
     let (first, size) = ((span.first + rows.start - span.rows.start) * inputs, ROWS_A_TASK * inputs);
     out.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(|(task, (out, x))| {
         for (index, (out, x)) in out.iter_mut().zip(x).enumerate() {
