@@ -18,6 +18,7 @@ pub mod weights;
 
 pub mod chat;
 pub mod hub;
+pub mod language;
 pub mod rows;
 pub mod tokenizer;
 // 2 meanings
