@@ -22,6 +22,7 @@ pub mod language;
 pub mod rows;
 pub mod tokenizer;
 // 2 meanings
+pub mod dialogue;
 pub mod model;
 pub mod model_id;
 pub mod task;

@@ -10,7 +10,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("kernels", &["kernel"]),
     ("weights", &["weights"]),
     ("doors", &["chat", "hub", "language", "rows", "tokenizer"]),
-    ("meanings", &["model", "model_id", "published", "task"]),
+    ("meanings", &["dialogue", "model", "model_id", "published", "task"]),
     ("workers", &["engine", "store", "train", "transform"]),
     ("together", &["project"]),
     ("evaluation", &["eval"]),

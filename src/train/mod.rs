@@ -7,7 +7,6 @@
 
 pub mod adamw;
 pub mod data;
-pub mod dialogue;
 pub mod format;
 pub mod initial;
 pub mod log;
