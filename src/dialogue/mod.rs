@@ -1,12 +1,17 @@
 //! Dialogues to learn from: read in the field's spellings ([`spelling`]), laid out as tokens with a loss mask ([`format`]),
-//! looked over before a run ([`check`]).
+//! looked over before a run ([`check`]), and chosen from larger collections ([`filter`]).
 //!
 //! A dialogue begins with the user, after at most one system turn, and its roles alternate; what follows the last answer
 //! has nothing to be learnt from and is dropped.
 
 pub mod check;
+pub mod contamination;
+pub mod filter;
 pub mod format;
+pub mod minhash;
 pub mod pieces;
+pub mod refusal;
+pub mod repetition;
 pub mod spelling;
 pub mod words;
 
