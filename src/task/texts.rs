@@ -71,3 +71,47 @@ fn cleaned(text: String, clean: Option<Clean>) -> String {
         Some(Clean::Hellaswag) => clean_hellaswag(&text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Task;
+
+    fn texts(name: &str) -> Vec<DocumentText> {
+        Task::load(name, None).unwrap().texts(&DataSource::Bundled).unwrap()
+    }
+
+    #[test]
+    fn documents_speak_without_their_prompts() {
+        let truthful = texts("truthfulqa");
+        assert!(truthful.iter().all(|text| text.questions.len() == 1 && !text.questions[0].contains("Q:")));
+        assert!(truthful[0].answers.len() > 3);
+        let winogrande = texts("winogrande");
+        assert!(winogrande.iter().all(|text| text.questions.len() == 2 && !text.questions[0].contains('_')));
+        assert_ne!(winogrande[0].questions[0], winogrande[0].questions[1]);
+        let gsm8k = texts("gsm8k");
+        assert!(gsm8k.iter().all(|text| text.answers[0].contains("####") && !text.questions[0].contains("Question:")));
+        let hellaswag = texts("hellaswag");
+        assert!(hellaswag.iter().all(|text| text.answers.len() == 4 && !text.questions.concat().contains("[step]")));
+    }
+
+    #[test]
+    fn rows_are_those_of_the_official_split() {
+        let task = Task::load("arc_challenge", None).unwrap();
+        let documents =
+            task.documents(crate::protocol::Protocol::LeaderboardV1, &DataSource::Bundled, None, None).unwrap();
+        let texts = task.texts(&DataSource::Bundled).unwrap();
+        assert!(texts.len() >= documents.len());
+        for document in documents {
+            let text = texts.iter().find(|text| text.row == document.row).unwrap();
+            let crate::request::Request::LogLikelihood { context, .. } = &document.requests[0] else { panic!() };
+            assert!(context.contains(&text.questions[0]), "row {}", document.row);
+        }
+        let mmlu = texts_by_subject();
+        assert!(mmlu.iter().any(|(subject, row)| subject == "astronomy" && *row < 152), "{mmlu:?}");
+    }
+
+    fn texts_by_subject() -> Vec<(String, usize)> {
+        texts("mmlu").into_iter().map(|text| (text.subtask, text.row)).collect()
+    }
+}

@@ -53,3 +53,24 @@ fn spelled(ids: &[u32], tokenizer: &Tokenizer) -> Result<String> {
     }
     Ok(text + &tokenizer.decode(&plain)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_learnt_stands_out() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dialogues/byte-level");
+        let tokenizer = Tokenizer::open(&folder).unwrap();
+        let ids = tokenizer.encode("<|im_start|>café<|im_end|>", false).unwrap();
+        let mut learnt = vec![true; ids.len()];
+        learnt[0] = false;
+        let example = Example { ids, learnt };
+        let quoted = shown(&example, &tokenizer, Marks::Quotes).unwrap();
+        assert_eq!(quoted, "<|im_start|>«café<|im_end|>»");
+        let coloured = shown(&example, &tokenizer, Marks::Colour).unwrap();
+        assert_eq!(coloured, "\x1b[2m<|im_start|>\x1b[0m\x1b[32mcafé<|im_end|>\x1b[0m");
+        let listed = listed(&example, &tokenizer);
+        assert_eq!((&listed[0]["token"], &listed[0]["learnt"]), (&json!("<|im_start|>"), &json!(false)));
+    }
+}

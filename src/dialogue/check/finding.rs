@@ -192,7 +192,7 @@ impl Check {
         )
     }
 
-    /// `some.jsonl, lines 3, 17 (why) and 20; other.jsonl, line 2; and 7 more`, at most `most` of them.
+    /// `some.jsonl, lines 3, 17: why, 20; other.jsonl, line 2; and 7 more`, at most `most` of them.
     pub fn lines(&self, found: &[Found], most: usize) -> String {
         let shown = &found[..found.len().min(most)];
         let mut parts: Vec<String> = shown

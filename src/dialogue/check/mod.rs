@@ -1,7 +1,7 @@
 //! A look at dialogues before a run learns from them: what is wrong with which lines, and whether that is too much.
 //!
 //! Files are read in batches, each row looked at by itself (side by side), and what is found noted in the files' order;
-//! so files may be larger than memory, which holds 16 bytes a dialogue and the lines of what was found.
+//! so files may be larger than memory, which holds some 40 bytes a dialogue and the lines of what was found.
 
 mod finding;
 
