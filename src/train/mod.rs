@@ -8,7 +8,6 @@
 pub mod adamw;
 mod budget;
 pub mod data;
-pub mod dialogue;
 pub mod format;
 pub mod initial;
 pub mod log;
