@@ -15,14 +15,14 @@ pub struct Rotary {
 
 struct Table {
     rope: Rope,
-    inverse_frequencies: Vec<f32>, // (head_dim / 2)
+    inverse_frequencies: Vec<f32>, // (rotary_dim / 2)
 }
 
 /// Cosines and sines of every token of a pass.
 #[derive(Clone)]
 pub struct Angles {
-    pub cos: Tensor, // (tokens, head_dim / 2)
-    pub sin: Tensor, // (tokens, head_dim / 2)
+    pub cos: Tensor, // (tokens, rotary_dim / 2)
+    pub sin: Tensor, // (tokens, rotary_dim / 2)
 }
 
 impl Rotary {
@@ -33,7 +33,7 @@ impl Rotary {
             let known = rotary.tables.iter().position(|table| table.rope == rope);
             rotary.layers.push(known.unwrap_or(rotary.tables.len()));
             if known.is_none() {
-                let inverse_frequencies = rope.inverse_frequencies(config.head_dim);
+                let inverse_frequencies = rope.inverse_frequencies(config.rotary_dim);
                 rotary.tables.push(Table { rope, inverse_frequencies });
             }
         }

@@ -61,6 +61,8 @@ pub struct ModelConfig {
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
+    /// Numbers of a head that are rotated, from its first on; the others pass as they are.
+    pub rotary_dim: usize,
     pub rms_norm_eps: f64,
     /// Of layers that see everything, and of all layers where there is no `local_rope`.
     pub rope_theta: f64,
@@ -91,8 +93,11 @@ pub struct ModelConfig {
     pub attention_softcap: Option<f64>,
     /// The same for the head's logits.
     pub final_softcap: Option<f64>,
-    /// `None` for a dense feed-forward.
+    /// `None` for a dense feed-forward. Which layers: [`ModelConfig::mixture_of`].
     pub mixture: Option<Mixture>,
+    /// For each layer that is dense beside others that are mixtures, its feed-forward's width; shorter lists go on with
+    /// `None`.
+    pub dense_widths: Vec<Option<usize>>,
 }
 
 impl ModelConfig {
@@ -106,6 +111,27 @@ impl ModelConfig {
     /// How many keys, its own included, a query of that layer sees; `None`: all.
     pub fn window(&self, layer: usize) -> Option<usize> {
         self.sliding_window.filter(|_| !self.sees_everything(layer))
+    }
+
+    /// The mixture of that layer; `None` where it is dense.
+    pub fn mixture_of(&self, layer: usize) -> Option<Mixture> {
+        self.mixture.filter(|_| self.dense_width(layer).is_none())
+    }
+
+    /// The width of that layer's feed-forward, of a mixture an expert's.
+    pub fn feed_forward_width(&self, layer: usize) -> usize {
+        self.dense_width(layer).unwrap_or(self.intermediate_size)
+    }
+
+    /// The most numbers that a token's feed-forwards have inside, in any layer.
+    pub fn widest_feed_forward(&self) -> usize {
+        let used = |layer| self.mixture_of(layer).map_or(1, |mixture| mixture.top_k);
+        let widths = (0..self.num_hidden_layers).map(|layer| used(layer) * self.feed_forward_width(layer));
+        widths.max().unwrap_or(0)
+    }
+
+    fn dense_width(&self, layer: usize) -> Option<usize> {
+        self.dense_widths.get(layer).copied().flatten()
     }
 
     /// The rotary embedding of that layer.

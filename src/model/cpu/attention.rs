@@ -122,6 +122,8 @@ impl<E: Element> CpuDecoder<E> {
                     rows::rms_norm_in_place(self.kernels.isa, head, norm, self.config.rms_norm_eps);
                 }
                 rows::rotate(self.kernels.isa, head, cosines, sines, out);
+                let rotated = 2 * cosines.len();
+                rows::round(self.kernels.isa, &head[rotated..], &mut out[rotated..]); // nothing, but of Phi-4-mini's
             };
             let norms = visit.layer.head_norms.as_ref();
             for (index, head) in projected.chunks_exact_mut(head_dim).enumerate() {

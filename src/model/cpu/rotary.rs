@@ -16,7 +16,7 @@ pub struct Rotary {
 
 struct Table {
     rope: Rope,
-    inverse_frequencies: Vec<f32>, // (head_dim / 2)
+    inverse_frequencies: Vec<f32>, // (rotary_dim / 2)
     angles: Mutex<Arc<Angles>>,
 }
 
@@ -36,7 +36,7 @@ impl Rotary {
             let known = rotary.tables.iter().position(|table| table.rope == rope);
             rotary.of_layer.push(known.unwrap_or(rotary.tables.len()));
             if known.is_none() {
-                let inverse_frequencies = rope.inverse_frequencies(config.head_dim);
+                let inverse_frequencies = rope.inverse_frequencies(config.rotary_dim);
                 rotary.tables.push(Table { rope, inverse_frequencies, angles: Mutex::default() });
             }
         }
