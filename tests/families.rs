@@ -14,7 +14,7 @@ use fireval::weights::Checkpoint;
 use half::bf16;
 use safetensors::SafeTensors;
 
-const FAMILIES: [&str; 16] = [
+const FAMILIES: [&str; 17] = [
     "llama",
     "mistral",
     "mixtral",
@@ -31,6 +31,7 @@ const FAMILIES: [&str; 16] = [
     "qwen3-yarn",
     "llama-dynamic",
     "qwen3-moe-dense",
+    "phi3-nf4", // made by make_nf4.py
 ];
 
 fn folder(family: &str) -> PathBuf {
@@ -134,8 +135,15 @@ fn every_family_agrees_with_transformers() {
 
 #[test]
 fn every_family_agrees_from_gguf() {
-    let none =
-        ["qwen3-moe-unnormalized", "gemma3-vision", "llama-yarn", "qwen3-yarn", "llama-dynamic", "qwen3-moe-dense"];
+    let none = [
+        "qwen3-moe-unnormalized",
+        "gemma3-vision",
+        "llama-yarn",
+        "qwen3-yarn",
+        "llama-dynamic",
+        "qwen3-moe-dense",
+        "phi3-nf4",
+    ];
     let has_none = |family: &&str| none.contains(family);
     for family in FAMILIES.into_iter().filter(|family| !has_none(family)) {
         both_agree(&folder(family).with_extension("gguf"), &reference_of_gguf(family));
