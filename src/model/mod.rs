@@ -5,5 +5,7 @@ pub mod candle;
 pub mod config;
 pub mod cpu;
 pub mod decoder;
+mod dropout;
 pub mod names;
 pub mod packed;
+pub mod training;

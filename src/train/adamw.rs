@@ -5,8 +5,8 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::gradients::Gradients;
 use crate::model::adapter::Adapter;
+use crate::model::training::Gradients;
 
 /// `[optimizer]` of a recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ impl AdamW {
         let (settings, updates) = (self.settings, self.updates);
         let matrices: Vec<_> = adapter.matrices_mut().zip(gradients.matrices()).zip(&mut self.moments).collect();
         matrices.into_par_iter().for_each(|((matrix, gradient), moments)| {
-            settings.update(&mut matrix.values, gradient, moments, rate, updates);
+            settings.update(&mut matrix.values, &gradient.values, moments, rate, updates);
         });
     }
 }

@@ -9,7 +9,6 @@ pub mod adamw;
 pub mod data;
 pub mod dialogue;
 pub mod format;
-pub mod gradients;
 pub mod initial;
 pub mod log;
 pub mod order;

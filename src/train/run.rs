@@ -6,12 +6,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use rayon::prelude::*;
 
 use super::adamw::AdamW;
 use super::data::TrainingData;
 use super::format::{Example, pack};
-use super::gradients::Gradients;
 use super::initial;
 use super::log::{self, Entry, Log};
 use super::order::Order;
@@ -20,9 +18,9 @@ use super::state::{self, Place};
 use super::{FinetuneOptions, TrainSummary};
 use crate::digest::sha256_hex;
 use crate::model::adapter::{Adapter, peft};
-use crate::model::candle::{CandleDecoder, LoadOptions, Loss, LossOptions, PairGradient};
+use crate::model::candle::{CandleDecoder, LoadOptions};
 use crate::model::config::ModelConfig;
-use crate::model::decoder::Decoder;
+use crate::model::training::{Gradients, LossOptions, MicroBatch, Trainable};
 use crate::random::Random;
 use crate::weights::Checkpoint;
 
@@ -34,7 +32,7 @@ pub struct Run<'a> {
     data: &'a TrainingData,
     options: &'a FinetuneOptions,
     /// Not loaded for a run that is done.
-    decoder: Option<CandleDecoder>,
+    decoder: Option<Box<dyn Trainable>>,
     adapter: Adapter,
     optimizer: AdamW,
     order: Order,
@@ -123,8 +121,8 @@ impl<'a> Run<'a> {
             nf4: self.recipe.quantization == Quantization::Nf4,
         };
         let mut decoder = CandleDecoder::load(checkpoint, config, &options)?;
-        decoder.set_adapter(&self.adapter)?;
-        self.decoder = Some(decoder);
+        decoder.adapt(&self.adapter)?;
+        self.decoder = Some(Box::new(decoder));
         let left = self.place.steps * self.recipe.dialogues_per_step()..self.steps * self.recipe.dialogues_per_step();
         let mut order = Order::new(self.recipe.seed, self.data.train.len());
         let tokens: usize = left.map(|position| self.data.train[order.at(position)].ids.len()).sum();
@@ -154,40 +152,32 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The mean loss and gradient of the step's micro-batches, which are computed side by side, one a thread, and added
-    /// in order (so the sum is the same for any number of threads; and no more gradients are held than there are threads).
+    /// The mean loss and gradient of the step's micro-batches.
     pub fn gradients(&self, step: &Step) -> Result<(StepLoss, Gradients)> {
         let mut gradients = Gradients::zeros(&self.adapter);
-        let mut mean = StepLoss::default();
-        let weight = 1.0 / step.batches.len() as f64;
-        let at_once = if self.options.device.is_cpu() { rayon::current_num_threads() } else { 1 };
-        let batches: Vec<(usize, &Vec<usize>)> = step.batches.iter().enumerate().collect();
-        for together in batches.chunks(at_once) {
-            let found: Result<Vec<(Loss, Vec<PairGradient>)>> =
-                together.par_iter().map(|(micro, batch)| self.micro_batch(step, *micro, batch)).collect();
-            for (loss, pairs) in found? {
-                gradients.add(&pairs, weight as f32);
-                mean.total += weight * loss.total;
-                mean.cross_entropy += weight * loss.cross_entropy;
-                mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
-            }
-        }
-        Ok((mean, gradients))
-    }
-
-    fn micro_batch(&self, step: &Step, micro: usize, batch: &[usize]) -> Result<(Loss, Vec<PairGradient>)> {
-        let examples: Vec<&Example> = batch.iter().map(|&dialogue| &self.data.train[dialogue]).collect();
-        let (packed, targets) = pack(&examples);
-        let draws = format!("dropout of step {}, micro-batch {micro}", step.index);
+        let batches: Vec<MicroBatch> =
+            step.batches.iter().enumerate().map(|(micro, batch)| self.micro_batch(step, micro, batch)).collect();
         let options = LossOptions {
             router_aux_loss_coef: self.recipe.router_aux_loss_coef,
             recompute: self.recipe.recompute,
             dropout: self.recipe.lora.dropout,
-            seed: Random::named(self.recipe.seed, &draws).next_u64(),
         };
-        let found = self.decoder()?.loss_and_gradients(&packed, &targets, &options)?;
-        self.options.progress.advance(packed.len() as u64);
-        Ok(found)
+        let weight = 1.0 / batches.len() as f64;
+        let mut mean = StepLoss::default();
+        for loss in self.decoder()?.gradients(&batches, &options, weight as f32, &mut gradients)? {
+            mean.total += weight * loss.total;
+            mean.cross_entropy += weight * loss.cross_entropy;
+            mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
+        }
+        self.options.progress.advance(step.tokens as u64);
+        Ok((mean, gradients))
+    }
+
+    fn micro_batch(&self, step: &Step, micro: usize, batch: &[usize]) -> MicroBatch {
+        let examples: Vec<&Example> = batch.iter().map(|&dialogue| &self.data.train[dialogue]).collect();
+        let (packed, targets) = pack(&examples);
+        let draws = format!("dropout of step {}, micro-batch {micro}", step.index);
+        MicroBatch { packed, targets, seed: Random::named(self.recipe.seed, &draws).next_u64() }
     }
 
     /// Cuts the gradients to the recipe's norm, and returns the norm they had.
@@ -202,7 +192,7 @@ impl<'a> Run<'a> {
     pub fn update(&mut self, step: &Step, gradients: &Gradients) -> Result<()> {
         self.optimizer.step(&mut self.adapter, gradients, step.rate);
         self.place.skipped_in_a_row = 0;
-        self.decoder.as_mut().context(NOT_LOADED)?.set_adapter(&self.adapter)
+        self.decoder.as_mut().context(NOT_LOADED)?.adapt(&self.adapter)
     }
 
     /// Leaves the adapter as it is, and gives up after some such steps in a row.
@@ -256,14 +246,14 @@ impl<'a> Run<'a> {
         if self.data.held_out.is_empty() {
             return Ok(());
         }
-        let options =
-            LossOptions { router_aux_loss_coef: 0.0, recompute: self.recipe.recompute, dropout: 0.0, seed: 0 };
+        let options = LossOptions { router_aux_loss_coef: 0.0, recompute: self.recipe.recompute, dropout: 0.0 };
         let (mut sum, mut count) = (0.0, 0);
         for examples in self.data.held_out.chunks(self.recipe.batch.dialogues) {
             let (packed, targets) = pack(&examples.iter().collect::<Vec<_>>());
-            let loss = self.decoder()?.loss(&packed, &targets, &options)?;
-            sum += loss.cross_entropy * loss.targets as f64;
-            count += loss.targets;
+            for loss in self.decoder()?.losses(&[MicroBatch { packed, targets, seed: 0 }], &options)? {
+                sum += loss.cross_entropy * loss.targets as f64;
+                count += loss.targets;
+            }
         }
         let (step, held_out_loss) = (self.place.steps, sum / count as f64);
         self.options.progress.line(&format!("held-out loss after {step} steps: {held_out_loss:.4}"));
@@ -302,8 +292,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn decoder(&self) -> Result<&CandleDecoder> {
-        self.decoder.as_ref().context(NOT_LOADED)
+    fn decoder(&self) -> Result<&dyn Trainable> {
+        self.decoder.as_deref().context(NOT_LOADED)
     }
 }
 

@@ -6,7 +6,6 @@
 mod attention;
 mod cache;
 mod decoder;
-mod dropout;
 mod feed_forward;
 mod graft;
 mod head;
@@ -21,7 +20,6 @@ use candle_core::{DType, Device, Tensor, Var};
 
 pub use cache::Cache;
 pub use feed_forward::Routing;
-pub use loss::{Loss, LossOptions, PairGradient};
 
 use crate::model::adapter::{LoraPair, Matrix};
 use crate::model::config::ModelConfig;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::linear::LowRank;
+use super::linear::{LowRank, Span};
 use super::rotary::Angles;
 use super::weights::LayerWeights;
 use super::workspace::{Workspace, take};
@@ -77,6 +77,8 @@ pub struct Visit<'a> {
     pub places: Range<usize>,
     pub weights: LayerWeights<'a>,
     pub packed: &'a Packed,
+    /// The micro-batches of a training step; none when scoring.
+    pub spans: &'a [Span],
     pub angles: Arc<Angles>,
 }
 
@@ -98,7 +100,7 @@ impl<E: Element> CpuDecoder<E> {
         packed: &Packed,
         pasts: &mut Pasts<Past<E>>,
     ) -> Result<()> {
-        let positions = packed.segments.iter().map(|segment| segment.position + segment.len).max().unwrap_or(0);
+        let positions = packed.positions();
         let groups = self.weights.groups().of(index).len();
         self.workspaces.with(|space| {
             for group in 0..groups {
@@ -109,6 +111,7 @@ impl<E: Element> CpuDecoder<E> {
                     places: visited.places(),
                     weights: visited.matrices()?,
                     packed,
+                    spans: &[],
                     angles: self.rotary.angles(index, positions),
                 };
                 self.pass(&visit, groups > 1, hidden, pasts, space);

@@ -60,6 +60,9 @@ impl<E: Element> CpuDecoder<E> {
             config: config.clone(),
             kernels: Kernels::new(options.isa),
             f32_kernels: Kernels::new(options.isa),
+            adapted: (0..config.num_hidden_layers)
+                .map(|layer| vec![None; names::linears(config, layer).len()])
+                .collect(),
             layers,
             norm,
             weights,

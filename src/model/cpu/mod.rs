@@ -9,6 +9,7 @@
 //! A token's numbers have the same bits whatever the other tokens, threads, waves or budget (`tests/invariance.rs`).
 
 mod attention;
+mod backward;
 mod decoder;
 mod feed_forward;
 mod groups;
@@ -48,6 +49,8 @@ pub struct CpuDecoder<E: Element> {
     f32_kernels: Kernels<f32>,
     weights: Weights,
     layers: Vec<Layer>,
+    /// Which pair of the adapter sits on each linear, by layer and place.
+    adapted: Vec<Vec<Option<usize>>>,
     norm: Vec<f32>, // (hidden)
     rotary: Rotary,
     /// Tokens that a layer takes at a time.

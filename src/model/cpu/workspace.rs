@@ -1,6 +1,7 @@
 //! Buffers that every layer uses again: nothing is allocated while tokens walk.
 
 use super::feed_forward::Routed;
+use super::linear::Low;
 
 /// Buffers grow to the largest use and stay.
 #[derive(Default)]
@@ -17,8 +18,8 @@ pub struct Workspace<E> {
     pub mixed: Vec<E>,        // (rows, heads, head_dim)
     pub gathered: Vec<E>,     // (rows of an expert, hidden)
     pub gated: Vec<E>,        // (rows, intermediate)
-    pub low: Vec<E>,          // (rows, ranks of an adapter)
-    pub low_f32: Vec<f32>,    // the same for a router
+    pub low: Low<E>,          // of an adapter's pairs
+    pub low_f32: Low<f32>,    // the same for a router
     pub logits: Vec<f32>,     // (rows, experts)
     pub update: Vec<f32>,     // (rows, hidden), where it is normed before it is added
 
