@@ -14,7 +14,7 @@ use fireval::weights::Checkpoint;
 use half::bf16;
 use safetensors::SafeTensors;
 
-const FAMILIES: [&str; 17] = [
+const FAMILIES: [&str; 18] = [
     "llama",
     "mistral",
     "mixtral",
@@ -31,7 +31,8 @@ const FAMILIES: [&str; 17] = [
     "qwen3-yarn",
     "llama-dynamic",
     "qwen3-moe-dense",
-    "phi3-nf4", // made by make_nf4.py
+    "phi3-long", // its first sequence is longer than the trained length, its second is not
+    "phi3-nf4",  // made by make_nf4.py
 ];
 
 fn folder(family: &str) -> PathBuf {
@@ -143,6 +144,7 @@ fn every_family_agrees_from_gguf() {
         "llama-dynamic",
         "qwen3-moe-dense",
         "phi3-nf4",
+        "phi3-long",
     ];
     let has_none = |family: &&str| none.contains(family);
     for family in FAMILIES.into_iter().filter(|family| !has_none(family)) {
@@ -191,10 +193,19 @@ fn every_difference_between_families_shows() {
     for family in ["qwen2", "gemma2", "gemma3"] {
         shows(family, "full layers", &|config| config.full_attention.clear());
     }
+    shows("phi3-long", "long factors", &|config| {
+        let RopeScaling::LongRope { short_factor, long_factor, .. } = &mut config.rope_scaling else {
+            panic!("no LongRoPE")
+        };
+        long_factor.clone_from(short_factor);
+    });
     shows("phi3-partial", "whole heads' rotation", &|config| {
         config.rotary_dim = config.head_dim;
-        let RopeScaling::LongRope { short_factor, .. } = &mut config.rope_scaling else { panic!("Phi-3 has LongRoPE") };
+        let RopeScaling::LongRope { short_factor, long_factor, .. } = &mut config.rope_scaling else {
+            panic!("no LongRoPE")
+        };
         short_factor.push(1.0);
+        long_factor.push(1.0);
     });
     shows("qwen2", "biases", &|config| config.attention_bias = false);
     for family in ["qwen3", "qwen3-moe", "gemma3"] {

@@ -69,7 +69,7 @@ pub struct ModelConfig {
     pub rope_scaling: RopeScaling,
     /// Of layers that see only the window, where the family gives them their own (Gemma 3).
     pub local_rope: Option<Rope>,
-    /// The longest sequence the rotary embedding is for (of LongRoPE: the trained length; see [`RopeScaling::LongRope`]).
+    /// The longest sequence the rotary embedding is for.
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
     /// A query sees itself and the keys before it, this many in all. Which layers: [`ModelConfig::window`].
@@ -139,6 +139,17 @@ impl ModelConfig {
         match &self.local_rope {
             Some(local) if !self.sees_everything(layer) => local.clone(),
             Some(_) | None => Rope { theta: self.rope_theta, scaling: self.rope_scaling.clone() },
+        }
+    }
+
+    /// The longest sequence that LongRoPE's short factors are for; a longer one is another from its first token on. Of
+    /// other rotary embeddings `usize::MAX`.
+    pub fn short_length(&self) -> usize {
+        match self.rope_scaling {
+            RopeScaling::LongRope { original_max_position_embeddings, .. } => original_max_position_embeddings,
+            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } | RopeScaling::Yarn { .. } => {
+                usize::MAX
+            }
         }
     }
 

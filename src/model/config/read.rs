@@ -347,9 +347,6 @@ impl Reader<'_> {
             (None, Some(fields)) => rope::scaling(fields, &around).context("`rope_scaling`")?,
             (None, None) => RopeScaling::None,
         };
-        if let RopeScaling::LongRope { original_max_position_embeddings, .. } = config.rope_scaling {
-            config.max_position_embeddings = original_max_position_embeddings;
-        }
         if config.architecture == Architecture::Gemma3 {
             let theta = self.positive("rope_local_base_freq")?.unwrap_or(10_000.0);
             config.local_rope = Some(match of_layers("sliding_attention")? {

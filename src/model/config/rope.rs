@@ -6,6 +6,8 @@
 use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
+#[cfg(doc)]
+use super::ModelConfig;
 use super::read::{missing, positive, wrong};
 
 /// How rotary frequencies are stretched beyond the trained context.
@@ -33,12 +35,13 @@ pub enum RopeScaling {
         truncate: bool,
         original_max_position_embeddings: usize,
     },
-    /// LongRoPE within the trained length. transformers takes other factors for all of a sequence that outgrows it, so
-    /// that the keys of a shared prefix would depend on what follows; here such a sequence is too long instead
-    /// (`max_position_embeddings` is the trained length).
+    /// LongRoPE. A sequence that outgrows the trained length takes other factors, from its first token on, as transformers
+    /// decides for a batch of one (of several, by the longest, padding counted; here company never matters). So a prefix
+    /// that a shorter sequence and a longer one share is computed once for each ([`ModelConfig::short_length`]).
     LongRope {
-        /// Divides each frequency.
+        /// Divides each frequency, within the trained length and beyond.
         short_factor: Vec<f64>, // (rotary_dim / 2)
+        long_factor: Vec<f64>, // (rotary_dim / 2)
         /// Multiplies cosines and sines.
         attention_factor: f64,
         original_max_position_embeddings: usize,
@@ -62,8 +65,8 @@ pub(super) struct Surroundings {
 
 impl Rope {
     /// The angle by which each pair of a head's `rotary_dim` rotated numbers turns from one position to the next:
-    /// (rotary_dim / 2).
-    pub fn inverse_frequencies(&self, rotary_dim: usize) -> Vec<f32> {
+    /// (rotary_dim / 2). `is_long`: in a sequence beyond the trained length, where that matters.
+    pub fn inverse_frequencies(&self, rotary_dim: usize, is_long: bool) -> Vec<f32> {
         let power = |pair: usize| self.theta.powf(f64::from((2 * pair) as f32 / rotary_dim as f32)) as f32;
         (0..rotary_dim / 2)
             .map(|pair| match &self.scaling {
@@ -80,7 +83,10 @@ impl Rope {
                     let (fast, stretched) = (1.0 / power(pair), 1.0 / (*factor as f32 * power(pair)));
                     stretched * slow + fast * (1.0 - slow)
                 }
-                RopeScaling::LongRope { short_factor, .. } => 1.0 / (short_factor[pair] as f32 * power(pair)),
+                RopeScaling::LongRope { short_factor, long_factor, .. } => {
+                    let factor = if is_long { long_factor } else { short_factor };
+                    1.0 / (factor[pair] as f32 * power(pair))
+                }
             })
             .collect()
     }
@@ -183,7 +189,7 @@ fn yarn(fields: &Map<String, Value>, around: &Surroundings) -> Result<RopeScalin
 /// transformers' `_compute_longrope_parameters`.
 fn long_rope(fields: &Map<String, Value>, around: &Surroundings) -> Result<RopeScaling> {
     let short_factor = factors(fields, "short_factor", around.rotary_dim / 2)?;
-    factors(fields, "long_factor", around.rotary_dim / 2)?;
+    let long_factor = factors(fields, "long_factor", around.rotary_dim / 2)?;
     let length = original_length(fields, around)?;
     let original = length as f64;
     let factor = positive(fields, "factor")?.unwrap_or(around.max_position_embeddings as f64 / original);
@@ -192,7 +198,7 @@ fn long_rope(fields: &Map<String, Value>, around: &Surroundings) -> Result<RopeS
         None if factor <= 1.0 => 1.0,
         None => (1.0 + factor.ln() / original.ln()).sqrt(),
     };
-    Ok(RopeScaling::LongRope { short_factor, attention_factor, original_max_position_embeddings: length })
+    Ok(RopeScaling::LongRope { short_factor, long_factor, attention_factor, original_max_position_embeddings: length })
 }
 
 /// The trained length that YaRN and LongRoPE stretch.

@@ -91,8 +91,9 @@ fn yarn_is_a_ramp_from_fast_pairs_to_slow_ones() {
     let read = |table: &Value| with("llama", "rope_scaling", table.clone()).unwrap().rope(0);
     // theta 1e4 and 64 numbers: pair i turns 4096 / (2 pi 1e4^(i / 32)) times in 4096 positions, which is 32 at
     // i = 10.47 and 1 at i = 22.5; so pairs up to 10 stay, those from 23 on are four times slower, and 11 is 1/13 so.
-    let (frequencies, plain) = (read(&table).inverse_frequencies(64), Rope { theta: 1e4, scaling: RopeScaling::None });
-    let plain = plain.inverse_frequencies(64);
+    let (frequencies, plain) =
+        (read(&table).inverse_frequencies(64, false), Rope { theta: 1e4, scaling: RopeScaling::None });
+    let plain = plain.inverse_frequencies(64, false);
     let slower: Vec<f32> = plain.iter().zip(&frequencies).map(|(plain, found)| found / plain).collect();
     assert!(slower[..=10].iter().all(|ratio| *ratio == 1.0), "{slower:?}");
     assert!(slower[23..].iter().all(|ratio| *ratio == 0.25), "{slower:?}");
@@ -238,7 +239,7 @@ fn gemma_3_has_two_rotary_embeddings_in_both_spellings() {
 }
 
 #[test]
-fn longrope_is_read_for_the_trained_length() {
+fn longrope_is_read_with_both_its_factors() {
     let table = json!({"type": "su", "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0]});
     let mut json = bare("phi3");
     json["rope_scaling"] = table.clone();
@@ -250,8 +251,9 @@ fn longrope_is_read_for_the_trained_length() {
     assert_eq!(*short_factor, [1.0, 2.0]);
     // sqrt(1 + ln 32 / ln 4096) = sqrt(1 + 5/12)
     assert!((attention_factor - (17.0f64 / 12.0).sqrt()).abs() < 1e-12);
-    assert_eq!(config.max_position_embeddings, 4096);
-    assert_eq!(config.rope(0).inverse_frequencies(4), [1.0, 1.0 / (2.0 * 100.0)]);
+    assert_eq!((config.max_position_embeddings, config.short_length()), (131_072, 4096));
+    assert_eq!(config.rope(0).inverse_frequencies(4, false), [1.0, 1.0 / (2.0 * 100.0)]);
+    assert_eq!(config.rope(0).inverse_frequencies(4, true), [1.0 / 3.0, 1.0 / (4.0 * 100.0)]);
     let refused = |key: &str, value: Value| {
         let mut table = table.clone();
         table[key] = value;
