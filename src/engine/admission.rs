@@ -94,7 +94,8 @@ fn bytes(room: &Room, prompt: &Prompt) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::budget::{Limits, Memory};
+    use crate::engine::budget::Limits;
+    use crate::memory::Memory;
     use crate::model::decoder::Footprint;
 
     /// 1,000 bytes a token of a wave, 10 a token of a past, 100,000 in all.

@@ -6,6 +6,7 @@ pub mod config;
 pub mod cpu;
 pub mod decoder;
 mod dropout;
+pub mod home;
 pub mod names;
 pub mod packed;
 pub mod training;

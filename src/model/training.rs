@@ -58,6 +58,12 @@ pub trait Trainable: Send + Sync {
     /// Puts `adapter` beside the weights, as [`super::decoder::Decoder::set_adapter`] does.
     fn adapt(&mut self, adapter: &Adapter) -> Result<()>;
 
+    /// Bytes held as long as the decoder is: weights in memory, and a copy of the adapter's numbers if it has one.
+    fn held_bytes(&self) -> u64;
+
+    /// Bytes more while micro-batches of so many `tokens` in all, `largest` in one of them, walk together.
+    fn walk_bytes(&self, tokens: usize, largest: usize) -> u64;
+
     /// The losses of some micro-batches, without dropout.
     fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>>;
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::adamw::AdamW;
+use super::budget::Budget;
 use super::data::TrainingData;
 use super::format::{Example, pack};
 use super::initial;
@@ -17,9 +18,10 @@ use super::recipe::{Quantization, Recipe};
 use super::state::{self, Place};
 use super::{FinetuneOptions, TrainSummary};
 use crate::digest::sha256_hex;
+use crate::memory::Memory;
 use crate::model::adapter::{Adapter, peft};
-use crate::model::candle::{CandleDecoder, LoadOptions};
 use crate::model::config::ModelConfig;
+use crate::model::home::{self, Held};
 use crate::model::training::{Gradients, LossOptions, MicroBatch, Trainable};
 use crate::random::Random;
 use crate::weights::Checkpoint;
@@ -36,6 +38,7 @@ pub struct Run<'a> {
     adapter: Adapter,
     optimizer: AdamW,
     order: Order,
+    budget: Budget,
     log: Log,
     place: Place,
     steps: usize,
@@ -98,6 +101,7 @@ impl<'a> Run<'a> {
             data,
             options,
             decoder: None,
+            budget: Budget::new(options.memory, adapter.parameters(), data, recipe.batch.dialogues),
             adapter,
             optimizer,
             order: Order::new(recipe.seed, data.train.len()),
@@ -106,23 +110,22 @@ impl<'a> Run<'a> {
             place,
         };
         if !this.is_done() {
-            this.load(&checkpoint, &config)?;
+            this.load(checkpoint, &config)?;
         }
         Ok(this)
     }
 
-    fn load(&mut self, checkpoint: &Checkpoint, config: &ModelConfig) -> Result<()> {
+    fn load(&mut self, checkpoint: Checkpoint, config: &ModelConfig) -> Result<()> {
         if self.place.steps > 0 {
             self.options.progress.line(&format!("goes on after step {} of {}", self.place.steps, self.steps));
         }
-        let options = LoadOptions {
-            device: self.options.device.clone(),
-            numerics: self.recipe.dtype.numerics(),
-            nf4: self.recipe.quantization == Quantization::Nf4,
-        };
-        let mut decoder = CandleDecoder::load(checkpoint, config, &options)?;
+        let held = Held { dtype: self.recipe.dtype.of_weights(), nf4: self.recipe.quantization == Quantization::Nf4 };
+        let copy = 4 * self.adapter.parameters() as u64; // which the decoder will hold
+        let (room, largest) = (Memory(self.budget.room().0.saturating_sub(copy)), self.budget.largest);
+        let mut decoder = home::trainable(self.options.home, checkpoint, config, held, room, largest)?;
         decoder.adapt(&self.adapter)?;
-        self.decoder = Some(Box::new(decoder));
+        self.budget.check(&*decoder)?;
+        self.decoder = Some(decoder);
         let left = self.place.steps * self.recipe.dialogues_per_step()..self.steps * self.recipe.dialogues_per_step();
         let mut order = Order::new(self.recipe.seed, self.data.train.len());
         let tokens: usize = left.map(|position| self.data.train[order.at(position)].ids.len()).sum();
@@ -164,12 +167,16 @@ impl<'a> Run<'a> {
         };
         let weight = 1.0 / batches.len() as f64;
         let mut mean = StepLoss::default();
-        for loss in self.decoder()?.gradients(&batches, &options, weight as f32, &mut gradients)? {
-            mean.total += weight * loss.total;
-            mean.cross_entropy += weight * loss.cross_entropy;
-            mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
+        let decoder = self.decoder()?;
+        for group in self.budget.groups(decoder, &batches) {
+            let together = &batches[group];
+            for loss in decoder.gradients(together, &options, weight as f32, &mut gradients)? {
+                mean.total += weight * loss.total;
+                mean.cross_entropy += weight * loss.cross_entropy;
+                mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
+            }
+            self.options.progress.advance(together.iter().map(|batch| batch.packed.len() as u64).sum());
         }
-        self.options.progress.advance(step.tokens as u64);
         Ok((mean, gradients))
     }
 

@@ -12,9 +12,10 @@ use rayon::prelude::*;
 
 use super::attention::Pass;
 use super::feed_forward::Routing;
+use super::footprint::batch_bytes;
 use super::head::CHUNK;
 use super::linear::{Linear, Mode};
-use super::{CandleDecoder, LayerOutput, ops};
+use super::{CandleDecoder, Layer, LayerOutput, ops};
 use crate::model::adapter::{Adapter, Matrix};
 use crate::model::decoder::Decoder;
 use crate::model::dropout::Dropout;
@@ -30,6 +31,18 @@ struct Kept {
 impl Trainable for CandleDecoder {
     fn adapt(&mut self, adapter: &Adapter) -> Result<()> {
         self.set_adapter(adapter)
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let pairs = self.layers.iter().flat_map(Layer::linears).filter_map(|linear| linear.lora.as_ref());
+        let numbers: usize = pairs.map(|lora| lora.a.elem_count() + lora.b.elem_count()).sum();
+        (self.weight_bytes + 4 * numbers) as u64
+    }
+
+    /// Those of the micro-batches that are computed side by side.
+    fn walk_bytes(&self, _: usize, largest: usize) -> u64 {
+        let at_once = if self.device.is_cpu() { rayon::current_num_threads() } else { 1 };
+        at_once as u64 * batch_bytes(&self.config, largest as u64, largest as u64, true)
     }
 
     fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>> {

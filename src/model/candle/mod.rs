@@ -7,6 +7,7 @@ mod attention;
 mod cache;
 mod decoder;
 mod feed_forward;
+mod footprint;
 mod graft;
 mod head;
 mod linear;

@@ -48,6 +48,12 @@ impl Pairs {
         Pairs { experts: (0..experts).map(|_| Default::default()).collect(), ..Pairs::default() }
     }
 
+    /// Bytes of their numbers.
+    pub fn bytes(&self) -> usize {
+        let experts = self.experts.iter().flatten();
+        [&self.inputs, &self.output, &self.router].into_iter().chain(experts).map(LowRank::bytes).sum()
+    }
+
     /// `linears`: shapes and pairs in the order of `names::linears`.
     pub fn new<E: Element>(linears: &[([usize; 2], Option<&LoraPair>)]) -> Result<Pairs> {
         let (attention, rest) = linears.split_at(4);

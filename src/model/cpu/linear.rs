@@ -39,8 +39,33 @@ pub struct Pair {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Span {
     pub rows: Range<usize>,
+    /// How many of the micro-batch's rows stand before them, in an earlier part of the input.
+    pub first: usize,
     /// Drops some of what LoRA pairs read.
     pub dropout: Option<Dropout>,
+}
+
+/// Rows whose gradients are summed in one go: a sum over a micro-batch is made of such parts, wherever it is cut.
+pub(super) const UNIT: usize = 1024;
+
+impl Span {
+    /// Its parts, whose sums are added in order.
+    pub fn units(&self) -> impl Iterator<Item = Range<usize>> {
+        let end = self.rows.end;
+        self.rows.clone().step_by(UNIT).map(move |start| start..end.min(start + UNIT))
+    }
+}
+
+/// Runs of rows that go through an expert together: whole units of the spans, as many as one has at most.
+pub fn runs(spans: &[Span]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for unit in spans.iter().flat_map(Span::units) {
+        match runs.last_mut().filter(|run| unit.end - run.start <= UNIT) {
+            Some(run) => run.end = unit.end,
+            None => runs.push(unit),
+        }
+    }
+    runs
 }
 
 /// Buffers of what pairs make of their input.
@@ -69,6 +94,11 @@ impl LowRank {
             low.a.resize(low.ranks * inputs, 0.0);
         }
         Ok(low)
+    }
+
+    /// Bytes of the numbers.
+    pub fn bytes(&self) -> usize {
+        4 * (self.a.len() + self.pairs.iter().flatten().map(|pair| pair.b.len()).sum::<usize>())
     }
 
     /// Makes `u`: (count, ranks). `spans` say what is dropped of `x` before.
@@ -154,24 +184,37 @@ pub fn spans_of(spans: &[Span], rows: &[usize]) -> Vec<Span> {
     spans.iter().map(of).collect()
 }
 
+/// The spans of a part of the input.
+pub fn within(spans: &[Span], part: &Range<usize>) -> Vec<Span> {
+    let clip = |span: &Span| {
+        let rows = span.rows.start.max(part.start)..span.rows.end.min(part.end);
+        let first = span.first + rows.start - span.rows.start;
+        (!rows.is_empty()).then(|| Span { rows: rows.start - part.start..rows.end - part.start, first, ..span.clone() })
+    };
+    spans.iter().filter(|span| span.rows.start < part.end && part.start < span.rows.end).filter_map(clip).collect()
+}
+
 /// `x` with what the linear `module` drops at 0 and the rest scaled up. `out`: (rows, inputs).
-pub fn drop_some<E: Element>(module: &str, x: Rows<E>, spans: &[Span], out: &mut [E]) {
-    let inputs = x.step;
-    for Span { rows, dropout } in spans {
-        let part = rows.start * inputs..rows.end * inputs;
-        let (x, out) = (&x.numbers[part.clone()], &mut out[part]);
-        let Some(dropout) = dropout else {
-            out.copy_from_slice(x);
-            continue;
-        };
-        let factors = dropout.factors(module);
-        let size = ROWS_A_TASK * inputs;
-        out.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(|(task, (out, x))| {
-            for (index, (out, x)) in out.iter_mut().zip(x).enumerate() {
-                *out = E::from_f32(x.to_f32() * factors.at(task * size + index));
-            }
-        });
+fn drop_some<E: Element>(module: &str, x: Rows<E>, spans: &[Span], out: &mut [E]) {
+    for span in spans {
+        drop_rows(module, x, span, &span.rows, &mut out[span.rows.start * x.step..span.rows.end * x.step]);
     }
+}
+
+/// Some rows of a span. `out`: (rows, inputs).
+pub fn drop_rows<E: Element>(module: &str, x: Rows<E>, span: &Span, rows: &Range<usize>, out: &mut [E]) {
+    let x = &x.numbers[rows.start * x.step..rows.end * x.step];
+    let Some(dropout) = span.dropout else { return out.copy_from_slice(x) };
+    if rows.is_empty() {
+        return;
+    }
+    let (factors, inputs) = (dropout.factors(module), x.len() / rows.len());
+    let (first, size) = ((span.first + rows.start - span.rows.start) * inputs, ROWS_A_TASK * inputs);
+    out.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(|(task, (out, x))| {
+        for (index, (out, x)) in out.iter_mut().zip(x).enumerate() {
+            *out = E::from_f32(x.to_f32() * factors.at(first + task * size + index));
+        }
+    });
 }
 
 fn held(values: &[f32], rows: usize, columns: usize) -> Matrix<'_> {

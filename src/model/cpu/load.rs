@@ -15,6 +15,7 @@ use crate::kernel::{Element, Isa, Pool};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Footprint};
 use crate::model::names;
+use crate::model::training::Trainable;
 use crate::weights::Checkpoint;
 
 /// How a decoder is made from a checkpoint.
@@ -40,7 +41,30 @@ const SOME_TOKENS: usize = 4096;
 const ASIDE: u64 = 128 << 20;
 
 impl<E: Element> CpuDecoder<E> {
+    /// A decoder to score and to generate with.
     pub fn load(checkpoint: Checkpoint, config: &ModelConfig, options: &LoadOptions) -> Result<CpuDecoder<E>> {
+        let (mut decoder, may_stream) = CpuDecoder::open(checkpoint, config, options)?;
+        decoder.fit_into(options.memory, may_stream)?;
+        Ok(decoder)
+    }
+
+    /// A decoder to train with: layers that do not fit into memory beside a walk of `largest` tokens are streamed, whole
+    /// ones.
+    pub fn load_to_train(
+        checkpoint: Checkpoint,
+        config: &ModelConfig,
+        options: &LoadOptions,
+        largest: usize,
+    ) -> Result<CpuDecoder<E>> {
+        let (mut decoder, may_stream) = CpuDecoder::open(checkpoint, config, options)?;
+        if decoder.held_bytes() + decoder.walk_bytes(largest, largest) > options.memory && may_stream {
+            decoder.weights.stream(Groups::whole(config))?;
+        }
+        Ok(decoder)
+    }
+
+    /// A decoder whose layers are in memory, or mapped: then they may be streamed.
+    fn open(checkpoint: Checkpoint, config: &ModelConfig, options: &LoadOptions) -> Result<(CpuDecoder<E>, bool)> {
         let widths = [config.hidden_size, config.num_attention_heads * config.head_dim];
         let inner = (0..config.num_hidden_layers).map(|layer| config.feed_forward_width(layer));
         let widths: BTreeSet<usize> = inner.chain(widths).collect();
@@ -56,7 +80,7 @@ impl<E: Element> CpuDecoder<E> {
         let reader = Reader { checkpoint: weights.checkpoint(), config, round: rounding::<E>(options.rounded_to_f16) };
         let layers = (0..config.num_hidden_layers).map(|index| reader.layer(index)).collect::<Result<_>>()?;
         let norm = reader.norm(names::NORM, config.hidden_size)?;
-        let mut decoder = CpuDecoder {
+        let decoder = CpuDecoder {
             config: config.clone(),
             kernels: Kernels::new(options.isa),
             f32_kernels: Kernels::new(options.isa),
@@ -71,8 +95,7 @@ impl<E: Element> CpuDecoder<E> {
             paths: Pool::default(),
             workspaces: Pool::default(),
         };
-        decoder.fit_into(options.memory, !quantizes)?;
-        Ok(decoder)
+        Ok((decoder, !quantizes))
     }
 
     /// Streams the layers (what was quantised here is in memory and stays there), and takes fewer tokens at a time, where

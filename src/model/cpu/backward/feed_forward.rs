@@ -17,7 +17,7 @@ use crate::model::config::Activation;
 use crate::model::cpu::CpuDecoder;
 use crate::model::cpu::feed_forward::{DENSE, Places, Routed, places_of_expert};
 use crate::model::cpu::layer::{ROWS_A_TASK, Visit};
-use crate::model::cpu::linear::{Low, LowRank, Span, spans_of};
+use crate::model::cpu::linear::{Low, LowRank, Span, runs, spans_of, within};
 use crate::model::cpu::workspace::{Workspace, take};
 use crate::model::training::PairGradient;
 
@@ -47,9 +47,11 @@ struct Expert<E> {
     pairs: linear::Scratch<E>,
 }
 
-/// The rows that go through an expert.
+/// A run of rows that goes through an expert.
+#[derive(Clone, Copy)]
 struct Through<'a> {
-    count: usize,
+    /// Which of the portion's they are.
+    rows: &'a [usize],
     /// `None`: each counts once.
     weights: Option<&'a [f32]>,
     spans: &'a [Span],
@@ -129,13 +131,19 @@ impl<E: Element> CpuDecoder<E> {
         scratch: &mut Scratch<E>,
         sums: &mut [Option<PairGradient>],
     ) {
-        let (count, width) = (visit.packed.len(), self.width());
+        let width = self.width();
         let Scratch { of_output, of_normed, expert, .. } = scratch;
-        let x = Rows { numbers: &space.normed[..count * width], step: width };
-        let g = Rows { numbers: &of_output[..count * width], step: width };
-        let through = Through { count, weights: None, spans: visit.spans };
-        self.expert_back(visit, (DENSE, &visit.layer.pairs.experts[0]), (x, g), through, expert, sums);
-        self.input_back(visit, (DENSE, &visit.layer.pairs.experts[0]), (x, None), visit.spans, expert, of_normed, sums);
+        let pairs = (DENSE, &visit.layer.pairs.experts[0]);
+        for run in runs(visit.spans) {
+            let rows_of = |numbers| Rows { numbers, step: width };
+            let part = run.start * width..run.end * width;
+            let x = rows_of(&space.normed[part.clone()]);
+            let g = rows_of(&of_output[part]);
+            let (rows, spans) = (run.clone().collect::<Vec<usize>>(), within(visit.spans, &run));
+            let through = Through { rows: &rows, weights: None, spans: &spans };
+            self.expert_back(visit, pairs, (x, g), through, expert, sums);
+            self.input_back(visit, pairs, x, through, expert, of_normed, sums);
+        }
     }
 
     /// All experts; the gradients of the weights that each one's tokens give it.
@@ -150,20 +158,21 @@ impl<E: Element> CpuDecoder<E> {
         let width = self.width();
         let Scratch { of_output, of_normed, expert: work, .. } = scratch;
         let mut of_weights = vec![Vec::new(); routed.len()];
-        for (expert, chosen) in routed.iter().enumerate().filter(|(_, chosen)| !chosen.rows.is_empty()) {
-            let (count, places) = (chosen.rows.len(), places_of_expert(expert));
-            let (mut x, mut g) = (std::mem::take(&mut work.x), std::mem::take(&mut work.g));
-            gather(&space.normed, &chosen.rows, width, &mut x);
-            gather(of_output, &chosen.rows, width, &mut g);
-            let x_rows = Rows { numbers: &x[..count * width], step: width };
-            let g_rows = Rows { numbers: &g[..count * width], step: width };
-            let spans = spans_of(visit.spans, &chosen.rows);
-            let pairs = &visit.layer.pairs.experts[expert];
-            let through = Through { count, weights: Some(&chosen.weights), spans: &spans };
-            of_weights[expert] = self.expert_back(visit, (places, pairs), (x_rows, g_rows), through, work, sums);
-            let rows = Some(&chosen.rows[..]);
-            self.input_back(visit, (places, pairs), (x_rows, rows), &spans, work, of_normed, sums);
-            (work.x, work.g) = (x, g);
+        for (expert, chosen) in routed.iter().enumerate() {
+            let (pairs, spans) = (&visit.layer.pairs.experts[expert], spans_of(visit.spans, &chosen.rows));
+            let pairs = (places_of_expert(expert), pairs);
+            for run in runs(&spans) {
+                let (rows, spans) = (&chosen.rows[run.clone()], within(&spans, &run));
+                let (mut x, mut g) = (std::mem::take(&mut work.x), std::mem::take(&mut work.g));
+                gather(&space.normed, rows, width, &mut x);
+                gather(of_output, rows, width, &mut g);
+                let rows_of = |numbers| Rows { numbers, step: width };
+                let (read, gained) = (rows_of(&x[..run.len() * width]), rows_of(&g[..run.len() * width]));
+                let through = Through { rows, weights: Some(&chosen.weights[run]), spans: &spans };
+                of_weights[expert].extend(self.expert_back(visit, pairs, (read, gained), through, work, sums));
+                self.input_back(visit, pairs, read, through, work, of_normed, sums);
+                (work.x, work.g) = (x, g);
+            }
         }
         of_weights
     }
@@ -179,8 +188,8 @@ impl<E: Element> CpuDecoder<E> {
         work: &mut Expert<E>,
         sums: &mut [Option<PairGradient>],
     ) -> Vec<f32> {
-        let Through { count, weights, spans } = through;
-        let inner = self.config.feed_forward_width(visit.index);
+        let Through { rows, weights, spans } = through;
+        let (count, inner) = (rows.len(), self.config.feed_forward_width(visit.index));
         let w2 = visit.weights.matrix(places.w2);
         let u = inputs.project(&self.kernels, x, count, spans, &mut work.low[0]);
         for (place, weight, out) in [(0, places.w1, &mut work.gate), (1, places.w3, &mut work.up)] {
@@ -250,19 +259,19 @@ impl<E: Element> CpuDecoder<E> {
         }
     }
 
-    /// From the gradients of gate and up to that of what they read, added to the rows it came from (`None`: row by row).
+    /// From the gradients of gate and up to that of what they read, added to the rows it came from.
     fn input_back(
         &self,
         visit: &Visit,
         (places, [inputs, _]): (Places, &[LowRank; 2]),
-        (x, rows_of): (Rows<E>, Option<&[usize]>),
-        spans: &[Span],
+        x: Rows<E>,
+        Through { rows: rows_of, spans, .. }: Through,
         work: &mut Expert<E>,
         of_normed: &mut [f32],
         sums: &mut [Option<PairGradient>],
     ) {
         let (inner, width) = (self.config.feed_forward_width(visit.index), self.width());
-        let count = rows_of.map_or(visit.packed.len(), <[usize]>::len);
+        let count = rows_of.len();
         let g = [&work.of_gate, &work.of_up].map(|of| Rows { numbers: &of[..count * inner], step: inner });
         let weights = [places.w1, places.w3].map(|place| visit.weights.matrix(place));
         let v = inputs.back(&self.kernels, &g, count, &mut work.v[0]);
@@ -270,12 +279,12 @@ impl<E: Element> CpuDecoder<E> {
         let out = Shared::new(of_normed);
         self.kernels.multiply(count, [&terms], |block: Block<1>| {
             for (row, sums) in block.each_row(0) {
-                let start = rows_of.map_or(row, |rows| rows[row]) * width + block.columns.start;
+                let start = rows_of[row] * width + block.columns.start;
                 // SAFETY: a token chooses an expert once, and every column is finished once.
                 rows::add(self.kernels.isa, sums, unsafe { out.part(start..start + sums.len()) });
             }
         });
-        inputs.add_dropped(&self.kernels, v, count, spans, rows_of, of_normed);
+        inputs.add_dropped(&self.kernels, v, count, spans, Some(rows_of), of_normed);
         let u = inputs.project(&self.kernels, x, count, spans, &mut work.low[0]);
         let mut of_pairs = [sums[places.w1].take(), sums[places.w3].take()];
         inputs.collect(&self.kernels, Seen { x, u, g: &g, v, spans }, &mut of_pairs, &mut work.pairs);

@@ -7,6 +7,7 @@ use super::Portion;
 use crate::kernel::backward::{self, Target};
 use crate::kernel::product::{Block, Rows, Term, padded};
 use crate::kernel::{Element, Shared, rows};
+use crate::model::config::ModelConfig;
 use crate::model::cpu::CpuDecoder;
 use crate::model::cpu::workspace::take;
 
@@ -22,6 +23,13 @@ pub struct Scratch<E> {
     slopes: Vec<E>,      // (rows, vocabulary filled up to whole groups)
     gradients: Vec<f32>, // (rows, hidden)
     losses: Vec<f64>,    // (rows)
+}
+
+/// Bytes of the buffers for so many tokens.
+pub fn bytes<E: Element>(config: &ModelConfig, tokens: usize) -> usize {
+    let rows = tokens.min((LOGITS / config.vocab_size).max(1));
+    let width = size_of::<E>();
+    rows * (config.vocab_size * (4 + width) + config.hidden_size * (8 + width))
 }
 
 /// A row with a target.

@@ -1,14 +1,14 @@
 //! Back through a linear and its LoRA pair. With `y = x W^T + u B^T` and `u = scale * x A^T`, and `g` the gradient of `y`:
 //! that of `u` is `g B`, of B `g^T u`, of A `v^T x` with `v = scale * g B`, and of `x` `g W + v A`. The frozen matrix has none.
 //!
-//! Sums over tokens are made micro-batch by micro-batch and added in their order, so they do not depend on which walk
-//! together.
+//! Sums over tokens are made micro-batch by micro-batch, in units of so many rows that are added in order, so they do not
+//! depend on which walk together.
 
 use std::ops::Range;
 
 use crate::kernel::product::{Block, Kernels, Rows, Term, padded};
 use crate::kernel::{Element, Matrix, Shared};
-use crate::model::cpu::linear::{LowRank, Pair, Span, drop_some};
+use crate::model::cpu::linear::{LowRank, Pair, Span, drop_rows};
 use crate::model::cpu::workspace::take;
 use crate::model::training::PairGradient;
 
@@ -108,42 +108,31 @@ impl LowRank {
         sums: &mut [Option<PairGradient>],
         scratch: &mut Scratch<E>,
     ) {
-        for span in seen.spans.iter().filter(|span| !span.rows.is_empty()) {
+        for (span, unit) in seen.spans.iter().flat_map(|span| span.units().map(move |unit| (span, unit))) {
             match span.dropout {
-                None => self.collect_a(kernels, seen, span, 0..self.ranks, sums, scratch),
+                None => self.collect_a(kernels, seen, (span, &unit), 0..self.ranks, sums, scratch),
                 Some(_) => {
                     for pair in self.pairs.iter().flatten() {
                         let ranks = pair.first..pair.first + pair.rank;
-                        self.collect_a(kernels, seen, span, ranks, sums, scratch);
+                        self.collect_a(kernels, seen, (span, &unit), ranks, sums, scratch);
                     }
                 }
             }
             for (place, pair) in self.pairs.iter().enumerate() {
                 if let (Some(pair), Some(sum)) = (pair, &mut sums[place]) {
-                    let turned = turn(seen.u, &span.rows, pair.first..pair.first + pair.rank, &mut scratch.turned);
-                    let (outputs, sum) = (sum.b.rows, Shared::new(&mut sum.b.values));
-                    let g = part(seen.g[place], &span.rows, outputs);
-                    kernels.multiply(pair.rank, [&[Term::across(turned, g)]], |block: Block<1>| {
-                        for (rank, sums) in block.each_row(0) {
-                            for (output, value) in (block.columns.start..).zip(sums) {
-                                let at = output * pair.rank + rank;
-                                // SAFETY: every rank and output is finished once.
-                                unsafe { sum.part(at..at + 1)[0] += value };
-                            }
-                        }
-                    });
+                    collect_b(kernels, pair, (seen.u, seen.g[place]), &unit, sum, &mut scratch.turned);
                 }
             }
         }
     }
 
-    /// Adds one micro-batch's `v^T x` to the sums of the pairs that own these ranks: all that read the same `x`, or one
+    /// Adds one unit's `v^T x` to the sums of the pairs that own these ranks: all that read the same `x`, or one
     /// whose `x` was thinned out.
     fn collect_a<E: Element>(
         &self,
         kernels: &Kernels<E>,
         seen: Seen<E>,
-        span: &Span,
+        (span, unit): (&Span, &Range<usize>),
         ranks: Range<usize>,
         sums: &mut [Option<PairGradient>],
         scratch: &mut Scratch<E>,
@@ -155,15 +144,13 @@ impl LowRank {
         let own = |pair: &Pair| ranks.contains(&pair.first);
         let x = match (span.dropout, self.pairs.iter().flatten().find(|pair| own(pair))) {
             (Some(_), Some(pair)) => {
-                let local = Span { rows: 0..span.rows.len(), ..span.clone() };
-                let first = Rows { numbers: &seen.x.numbers[span.rows.start * seen.x.step..], step: seen.x.step };
-                let dropped = take(dropped, span.rows.len() * self.inputs);
-                drop_some(&pair.module, first, &[local], dropped);
-                matrix(dropped, span.rows.len(), self.inputs)
+                let dropped = take(dropped, unit.len() * self.inputs);
+                drop_rows(&pair.module, seen.x, span, unit, dropped);
+                matrix(dropped, unit.len(), self.inputs)
             }
-            _ => part(seen.x, &span.rows, self.inputs),
+            _ => part(seen.x, unit, self.inputs),
         };
-        let turned = turn(seen.v, &span.rows, ranks.clone(), turned);
+        let turned = turn(seen.v, unit, ranks.clone(), turned);
         let owned = self.pairs.iter().zip(sums).filter_map(|(pair, sum)| Some((pair.as_ref()?, sum.as_mut()?)));
         let owned: Vec<(&Pair, Shared<f32>)> =
             owned.filter(|(pair, _)| own(pair)).map(|(pair, sum)| (pair, Shared::new(&mut sum.a.values))).collect();
@@ -181,6 +168,28 @@ impl LowRank {
     }
 }
 
+/// Adds one unit's `g^T u` to the sum of a pair's B.
+fn collect_b<E: Element>(
+    kernels: &Kernels<E>,
+    pair: &Pair,
+    (u, g): (Rows<E>, Rows<E>),
+    unit: &Range<usize>,
+    sum: &mut PairGradient,
+    turned: &mut Vec<E>,
+) {
+    let turned = turn(u, unit, pair.first..pair.first + pair.rank, turned);
+    let (outputs, sum) = (sum.b.rows, Shared::new(&mut sum.b.values));
+    kernels.multiply(pair.rank, [&[Term::across(turned, part(g, unit, outputs))]], |block: Block<1>| {
+        for (rank, sums) in block.each_row(0) {
+            for (output, value) in (block.columns.start..).zip(sums) {
+                let at = output * pair.rank + rank;
+                // SAFETY: every rank and output is finished once.
+                unsafe { sum.part(at..at + 1)[0] += value };
+            }
+        }
+    });
+}
+
 /// Adds to `out` the numbers of a row from a column on, each times the factor that its input had.
 pub fn add_factored(
     module: &str,
@@ -191,7 +200,7 @@ pub fn add_factored(
     out: &mut [f32],
 ) {
     let span = spans.iter().find(|span| span.rows.contains(&row)).expect("every row is of a micro-batch");
-    let first = (row - span.rows.start) * inputs + column;
+    let first = (span.first + row - span.rows.start) * inputs + column;
     match span.dropout.map(|dropout| dropout.factors(module)) {
         None => out.iter_mut().zip(numbers).for_each(|(out, number)| *out += number),
         Some(factors) => {

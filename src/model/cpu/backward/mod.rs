@@ -10,6 +10,7 @@
 
 mod attention;
 mod feed_forward;
+mod footprint;
 mod head;
 mod linear;
 mod router;
@@ -63,6 +64,15 @@ struct Scratch<E> {
 impl<E: Element> Trainable for CpuDecoder<E> {
     fn adapt(&mut self, adapter: &Adapter) -> Result<()> {
         self.set_adapter(adapter)
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let pairs = self.layers.iter().map(|layer| layer.pairs.bytes()).sum::<usize>();
+        (self.weights.bytes() + pairs) as u64
+    }
+
+    fn walk_bytes(&self, tokens: usize, largest: usize) -> u64 {
+        footprint::walk_bytes::<E>(&self.config, tokens, largest, rayon::current_num_threads())
     }
 
     fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>> {
@@ -301,7 +311,7 @@ impl Portion {
             self.packed.push(&batch.packed.ids[segment.start..segment.start + segment.len], None);
         }
         self.targets.extend(&batch.targets);
-        self.spans.push(Span { rows: start..self.packed.len(), dropout });
+        self.spans.push(Span { rows: start..self.packed.len(), first: 0, dropout });
         self.targets_of.push(targets);
     }
 }
