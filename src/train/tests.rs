@@ -1,6 +1,7 @@
 //! Whole runs on the tiny Mixtral of `tests/fixtures`, with the small tokenizer of the dialogues' fixture.
 
 use super::*;
+use crate::train::data::TrainingData;
 use crate::model::adapter::peft;
 use crate::model::config::ModelConfig;
 
