@@ -61,15 +61,13 @@ impl Rotary {
 
 impl Table {
     fn make(&self, positions: usize) -> Angles {
-        let half = self.inverse_frequencies.len();
         let amplitude = self.rope.amplitude();
-        let frequencies = || std::iter::once(&self.inverse_frequencies).chain(&self.long);
-        let angles = || {
-            let of = |frequencies: &'_ Vec<f32>, index: usize| (index / half) as f32 * frequencies[index % half];
-            frequencies().flat_map(move |frequencies| (0..positions * half).map(move |index| of(frequencies, index)))
-        };
-        let table = |function: fn(f32) -> f32| angles().map(|angle| function(angle) * amplitude).collect();
-        Angles { cosines: table(f32::cos), sines: table(f32::sin), half, positions }
+        let angles: Vec<f32> = std::iter::once(&self.inverse_frequencies)
+            .chain(&self.long)
+            .flat_map(|of| (0..positions).flat_map(|position| of.iter().map(move |of| position as f32 * of)))
+            .collect();
+        let table = |function: fn(f32) -> f32| angles.iter().map(|&angle| function(angle) * amplitude).collect();
+        Angles { cosines: table(f32::cos), sines: table(f32::sin), half: self.inverse_frequencies.len(), positions }
     }
 }
 
