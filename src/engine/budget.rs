@@ -34,7 +34,7 @@ impl Limits {
     /// Waves so large that cut prefixes hardly count, and small enough that little is lost when a run is interrupted.
     /// (Products run at full speed from some hundred rows on.)
     pub fn of(memory: Memory) -> Limits {
-        Limits { memory, wave_tokens: 32_768, running: 256 }
+        Limits { memory, wave_tokens: 40_960, running: 256 }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Whole runs on the tiny Mixtral of `tests/fixtures`, with the small tokenizer of the dialogues' fixture.
 
 use super::*;
-use crate::train::data::TrainingData;
 use crate::model::adapter::peft;
 use crate::model::config::ModelConfig;
+use crate::train::data::TrainingData;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
