@@ -89,14 +89,14 @@ impl<E: Element> CpuDecoder<E> {
         let mixed = Rows { numbers: &space.mixed[..count * inner], step: inner };
         let (pairs, weight) = (&visit.layer.pairs.output, visit.weights.matrix(OUTPUT));
         let u = pairs.project(&self.kernels, mixed, count, visit.spans, low);
-        let mut outward = take(outward, count * width);
+        let outward = take(outward, count * width);
         match &visit.layer.output_norms {
             None => outward.copy_from_slice(gradient),
             Some([norm, _]) => {
                 let returned = take(&mut space.update, count * width);
                 self.put(count, &pairs.terms(0, mixed, weight, u), returned, width);
                 outward.fill(0.0);
-                self.norm_back(returned, norm, gradient, &mut outward);
+                self.norm_back(returned, norm, gradient, outward);
             }
         }
         let of_output = self.rounded(outward, of_output);

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::Portion;
 use super::linear::{self, Seen};
 use super::router;
 use crate::kernel::backward::{self, Gate, Inner};
@@ -50,6 +51,9 @@ struct Expert<E> {
 /// A run of rows that goes through an expert.
 #[derive(Clone, Copy)]
 struct Through<'a> {
+    places: Places,
+    /// Of w1 and w3, and of w2.
+    pairs: &'a [LowRank; 2],
     /// Which of the portion's they are.
     rows: &'a [usize],
     /// `None`: each counts once.
@@ -58,16 +62,15 @@ struct Through<'a> {
 }
 
 impl<E: Element> CpuDecoder<E> {
-    /// Turns the gradient of the states behind the feed-forward into that of the states before it, `middle`. `slopes`: of
-    /// the load-balancing loss, by micro-batch; none for a dense model. `sums`: of the layer, by place.
+    /// Turns the gradient of the states behind the feed-forward into that of the states before it, `middle`. `sums`: of
+    /// the layer, by place.
     pub(super) fn feed_forward_back(
         &self,
         visit: &Visit,
         middle: &[f32],
         gradient: &mut [f32],
-        slopes: &[Vec<f64>],
-        space: &mut Workspace<E>,
-        scratch: &mut Scratch<E>,
+        portion: &Portion,
+        (space, scratch): (&mut Workspace<E>, &mut Scratch<E>),
         sums: &mut [Option<PairGradient>],
     ) {
         self.outward(visit, middle, gradient, space, scratch);
@@ -79,7 +82,13 @@ impl<E: Element> CpuDecoder<E> {
                 let routed = self.route(visit, mixture, middle, space);
                 let of_weights = self.experts_back(visit, &routed, space, scratch, sums);
                 let logits = &space.logits[..visit.packed.len() * mixture.experts];
-                let routes = router::Routes { mixture, logits, routed: &routed, of_weights: &of_weights, slopes };
+                let routes = router::Routes {
+                    mixture,
+                    logits,
+                    routed: &routed,
+                    of_weights: &of_weights,
+                    slopes: &portion.slopes,
+                };
                 let of_normed = &mut scratch.of_normed[..middle.len()];
                 self.router_back(visit, routes, &space.normed_f32, of_normed, &mut scratch.router, sums);
             }
@@ -133,16 +142,16 @@ impl<E: Element> CpuDecoder<E> {
     ) {
         let width = self.width();
         let Scratch { of_output, of_normed, expert, .. } = scratch;
-        let pairs = (DENSE, &visit.layer.pairs.experts[0]);
+        let (places, pairs) = (DENSE, &visit.layer.pairs.experts[0]);
         for run in runs(visit.spans) {
             let rows_of = |numbers| Rows { numbers, step: width };
             let part = run.start * width..run.end * width;
             let x = rows_of(&space.normed[part.clone()]);
             let g = rows_of(&of_output[part]);
             let (rows, spans) = (run.clone().collect::<Vec<usize>>(), within(visit.spans, &run));
-            let through = Through { rows: &rows, weights: None, spans: &spans };
-            self.expert_back(visit, pairs, (x, g), through, expert, sums);
-            self.input_back(visit, pairs, x, through, expert, of_normed, sums);
+            let through = Through { places, pairs, rows: &rows, weights: None, spans: &spans };
+            self.expert_back(visit, through, (x, g), expert, sums);
+            self.input_back(visit, through, x, expert, of_normed, sums);
         }
     }
 
@@ -160,7 +169,7 @@ impl<E: Element> CpuDecoder<E> {
         let mut of_weights = vec![Vec::new(); routed.len()];
         for (expert, chosen) in routed.iter().enumerate() {
             let (pairs, spans) = (&visit.layer.pairs.experts[expert], spans_of(visit.spans, &chosen.rows));
-            let pairs = (places_of_expert(expert), pairs);
+            let places = places_of_expert(expert);
             for run in runs(&spans) {
                 let (rows, spans) = (&chosen.rows[run.clone()], within(&spans, &run));
                 let (mut x, mut g) = (std::mem::take(&mut work.x), std::mem::take(&mut work.g));
@@ -168,9 +177,9 @@ impl<E: Element> CpuDecoder<E> {
                 gather(of_output, rows, width, &mut g);
                 let rows_of = |numbers| Rows { numbers, step: width };
                 let (read, gained) = (rows_of(&x[..run.len() * width]), rows_of(&g[..run.len() * width]));
-                let through = Through { rows, weights: Some(&chosen.weights[run]), spans: &spans };
-                of_weights[expert].extend(self.expert_back(visit, pairs, (read, gained), through, work, sums));
-                self.input_back(visit, pairs, read, through, work, of_normed, sums);
+                let through = Through { places, pairs, rows, weights: Some(&chosen.weights[run]), spans: &spans };
+                of_weights[expert].extend(self.expert_back(visit, through, (read, gained), work, sums));
+                self.input_back(visit, through, read, work, of_normed, sums);
                 (work.x, work.g) = (x, g);
             }
         }
@@ -182,13 +191,12 @@ impl<E: Element> CpuDecoder<E> {
     fn expert_back(
         &self,
         visit: &Visit,
-        (places, [inputs, output]): (Places, &[LowRank; 2]),
-        (x, g): (Rows<E>, Rows<E>),
         through: Through,
+        (x, g): (Rows<E>, Rows<E>),
         work: &mut Expert<E>,
         sums: &mut [Option<PairGradient>],
     ) -> Vec<f32> {
-        let Through { rows, weights, spans } = through;
+        let Through { places, pairs: [inputs, output], rows, weights, spans } = through;
         let (count, inner) = (rows.len(), self.config.feed_forward_width(visit.index));
         let w2 = visit.weights.matrix(places.w2);
         let u = inputs.project(&self.kernels, x, count, spans, &mut work.low[0]);
@@ -263,9 +271,8 @@ impl<E: Element> CpuDecoder<E> {
     fn input_back(
         &self,
         visit: &Visit,
-        (places, [inputs, _]): (Places, &[LowRank; 2]),
+        Through { places, pairs: [inputs, _], rows: rows_of, spans, .. }: Through,
         x: Rows<E>,
-        Through { rows: rows_of, spans, .. }: Through,
         work: &mut Expert<E>,
         of_normed: &mut [f32],
         sums: &mut [Option<PairGradient>],

@@ -42,6 +42,8 @@ pub(super) struct Portion {
     /// By micro-batch.
     spans: Vec<Span>,
     targets_of: Vec<usize>,
+    /// By micro-batch, once it is known: of the load-balancing loss, by a token's probability of each expert.
+    slopes: Vec<Vec<f64>>,
 }
 
 /// What a walk holds.
@@ -104,19 +106,11 @@ impl<E: Element> Trainable for CpuDecoder<E> {
                 let mut gradients: Vec<Vec<f32>> = walk.states.iter().map(|states| vec![0.0; states.len()]).collect();
                 let out = Some((factor, &mut gradients[..]));
                 let losses = self.losses_of(&walk, options, out, &mut scratch.head)?;
-                let slopes = walk.slopes(f64::from(factor) * options.router_aux_loss_coef);
+                walk.know_slopes(f64::from(factor) * options.router_aux_loss_coef);
                 for layer in (0..self.layers.len()).rev() {
                     let inputs = kept.pop().expect("one is kept for every layer");
-                    self.backward_layer(
-                        layer,
-                        &walk.portions,
-                        &inputs,
-                        &mut gradients,
-                        &slopes,
-                        space,
-                        &mut scratch,
-                        sums,
-                    )?;
+                    let buffers = (&mut *space, &mut scratch);
+                    self.backward_layer(layer, &walk.portions, &inputs, &mut gradients, buffers, sums)?;
                 }
                 Ok(losses)
             })
@@ -196,27 +190,24 @@ impl<E: Element> CpuDecoder<E> {
     }
 
     /// Turns the gradients of a layer's outputs into those of its `inputs`, and adds the pairs' to `sums`.
-    #[allow(clippy::too_many_arguments)] // each is one thing of the walk
     fn backward_layer(
         &self,
         layer: usize,
         portions: &[Portion],
         inputs: &[Vec<f32>],
         gradients: &mut [Vec<f32>],
-        slopes: &[Vec<Vec<f64>>],
-        space: &mut Workspace<E>,
-        scratch: &mut Scratch<E>,
+        (space, scratch): (&mut Workspace<E>, &mut Scratch<E>),
         sums: &mut Gradients,
     ) -> Result<()> {
         let visited = self.weights.visit(layer, 0)?;
         let mut of_layer = self.take_sums(layer, sums);
-        for (((portion, input), gradient), slopes) in portions.iter().zip(inputs).zip(gradients).zip(slopes) {
+        for ((portion, input), gradient) in portions.iter().zip(inputs).zip(gradients) {
             let visit = self.visit_with(layer, &visited, portion)?;
             let middle = take(&mut scratch.middle, input.len());
             middle.copy_from_slice(input);
             self.attention(&visit, 0..portion.packed.len(), middle, &mut Pasts::None, space);
-            let part = &mut scratch.feed_forward;
-            self.feed_forward_back(&visit, middle, gradient, slopes, space, part, &mut of_layer);
+            let buffers = (&mut *space, &mut scratch.feed_forward);
+            self.feed_forward_back(&visit, middle, gradient, portion, buffers, &mut of_layer);
             self.attention_back(
                 &visit,
                 input,
@@ -273,10 +264,12 @@ impl<E: Element> CpuDecoder<E> {
 }
 
 impl Walk {
-    /// Of the load-balancing losses times `factor`, by a token's probability of each expert: by portion and micro-batch.
-    fn slopes(&self, factor: f64) -> Vec<Vec<Vec<f64>>> {
+    /// The load-balancing losses of all layers, times `factor`, have these slopes.
+    fn know_slopes(&mut self, factor: f64) {
         let scaled = |balance: &Balance| balance.slopes().into_iter().map(|slope| slope * factor).collect();
-        self.balances.iter().map(|balances| balances.iter().map(scaled).collect()).collect()
+        for (portion, balances) in self.portions.iter_mut().zip(&self.balances) {
+            portion.slopes = balances.iter().map(scaled).collect();
+        }
     }
 }
 
@@ -295,6 +288,7 @@ fn portions(batches: &[MicroBatch], dropout: f64) -> Result<Vec<Portion>> {
                     targets: Vec::new(),
                     spans: Vec::new(),
                     targets_of: Vec::new(),
+                    slopes: Vec::new(),
                 };
                 portion.push(batch, count, dropout);
                 portions.push(portion);
