@@ -31,7 +31,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     if args.plan {
         // A config in the recipe saves the plan from having to find the model.
         let model = if recipe.config.is_none() { Some(checkpoint()?) } else { None };
-        output::print(&plan(&recipe, model.as_deref())?.to_string())?;
+        output::print(&plan(&recipe, model.as_deref(), args.run.memory())?.to_string())?;
         return Ok(Verdict::Done);
     }
     let model = checkpoint()?;

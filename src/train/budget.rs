@@ -11,7 +11,7 @@ use crate::memory::Memory;
 use crate::model::training::{MicroBatch, Trainable};
 
 /// The program itself, its tokenizer, its thread stacks.
-const PROGRAM: u64 = 96 << 20;
+pub(super) const PROGRAM: u64 = 96 << 20;
 /// Of a trained number: itself, its gradient and two moments.
 const TRAINED: u64 = 16;
 /// Of a token of the data: its id and whether it is learnt.

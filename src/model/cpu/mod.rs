@@ -24,6 +24,7 @@ mod workspace;
 
 use half::bf16;
 
+pub use backward::walk_bytes;
 pub use load::LoadOptions;
 pub use past::Past;
 

@@ -15,6 +15,8 @@ mod head;
 mod linear;
 mod router;
 
+pub use footprint::walk_bytes;
+
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -74,7 +76,7 @@ impl<E: Element> Trainable for CpuDecoder<E> {
     }
 
     fn walk_bytes(&self, tokens: usize, largest: usize) -> u64 {
-        footprint::walk_bytes::<E>(&self.config, tokens, largest, rayon::current_num_threads())
+        walk_bytes::<E>(&self.config, tokens, largest, rayon::current_num_threads())
     }
 
     fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>> {

@@ -1,19 +1,6 @@
-//! What a recipe takes, counted from the model's config alone: parameters, steps, tokens, memory.
-//!
-//! The memory is that of the card (or of the machine, without one), by this accounting, in bytes:
-//! - frozen linears in NF4: half a byte a weight, a byte per block of 64, a float per 256 blocks and one per matrix;
-//! - everything not quantised (embedding, head, norms) in the recipe's dtype;
-//! - adapter, gradients and AdamW's two moments in f32;
-//! - with recomputation one hidden state per token of a micro-batch and layer, in f32 (without: every layer's graph);
-//! - workspace: one layer's graph and its gradients on a micro-batch, in f32; the largest frozen matrix decoded, in f32;
-//!   128 rows of logits twice, in f32.
-//!
-//! A graph holds three numbers for each that a layer computes, since autograd keeps the temporaries of norms, softmax and
-//! silu (measured on the rehearsal without recomputation: 2.8). On a CPU as many micro-batches as there are threads are
-//! in work at a time, each with its own graph.
-//!
-//! "Streamed" is the same run with two layers on the card at a time (one computing, one arriving) and head, adapter,
-//! gradients and moments likewise, the rest waiting in host memory or on disk.
+//! What a recipe takes, counted from the model's config alone: parameters, steps, tokens, memory ([`memory`]).
+
+mod memory;
 
 use std::fmt;
 use std::path::Path;
@@ -21,21 +8,17 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::initial::linears;
-use super::recipe::{Quantization, Recipe};
+use super::recipe::Recipe;
+use crate::memory::Memory;
 use crate::model::adapter::target::Target;
 use crate::model::config::ModelConfig;
 use crate::model::names;
 use crate::weights::Checkpoint;
+use memory::Needs;
 
 /// Configs that are built in, for plans without the model at hand.
 const BUNDLED: &[(&str, &str)] =
-    &[("mixtral-8x7b-v0.1", include_str!("../../finetune/configs/mixtral-8x7b-v0.1.json"))];
-
-const CARDS: [u64; 2] = [16, 32];
-/// Numbers that autograd keeps for each that a layer computes.
-const GRAPH: u64 = 3;
-/// Rows of logits held at once.
-const HEAD_ROWS: u64 = 128;
+    &[("mixtral-8x7b-v0.1", include_str!("../../../finetune/configs/mixtral-8x7b-v0.1.json"))];
 
 /// What a recipe takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,17 +34,9 @@ pub struct Plan {
     pub dialogues_per_step: usize,
     /// No dialogue is longer.
     pub max_tokens: usize,
-    pub memory: Vec<Memory>,
-}
-
-/// One row of the memory table, in bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Memory {
-    pub what: &'static str,
-    /// With the whole model in place.
-    pub resident: u64,
-    /// With two layers in place at a time.
-    pub streamed: u64,
+    pub needs: Needs,
+    /// What a run may take here.
+    pub memory: Memory,
 }
 
 impl Plan {
@@ -72,15 +47,10 @@ impl Plan {
     pub fn trained_without_router(&self) -> u64 {
         self.trained.iter().filter(|(target, _)| *target != Target::Router).map(|(_, count)| count).sum()
     }
-
-    /// (resident, streamed) bytes in all.
-    pub fn memory_in_all(&self) -> (u64, u64) {
-        self.memory.iter().fold((0, 0), |(resident, streamed), row| (resident + row.resident, streamed + row.streamed))
-    }
 }
 
 /// Counts with the recipe's `config`, else with that of the checkpoint at `model`. Loads no weight.
-pub fn plan(recipe: &Recipe, model: Option<&Path>) -> Result<Plan> {
+pub fn plan(recipe: &Recipe, model: Option<&Path>, memory: Memory) -> Result<Plan> {
     let (place, config) = config(recipe, model)?;
     let chosen = linears(&config, &recipe.lora.targets)?;
     let mut trained: Vec<(Target, u64)> = Vec::new();
@@ -96,7 +66,8 @@ pub fn plan(recipe: &Recipe, model: Option<&Path>) -> Result<Plan> {
     Ok(Plan {
         model: place,
         parameters: all,
-        memory: memory(recipe, &config, all, trained_parameters),
+        needs: Needs::of(recipe, &config, trained_parameters),
+        memory,
         trained,
         steps: recipe.stated_steps(),
         dialogues_per_step: recipe.dialogues_per_step(),
@@ -124,59 +95,6 @@ fn config(recipe: &Recipe, model: Option<&Path>) -> Result<(String, ModelConfig)
     Ok((name.clone(), ModelConfig::from_json(&json, name)?))
 }
 
-fn memory(recipe: &Recipe, config: &ModelConfig, all: u64, trained: u64) -> Vec<Memory> {
-    let layers = config.num_hidden_layers as u64;
-    let linears: Vec<u64> =
-        names::linears(config, 0).iter().map(|linear| (linear.inputs * linear.outputs) as u64).collect();
-    let per_layer: u64 = linears.iter().sum();
-    let dtype = recipe.dtype.bytes();
-    let layer_bytes = match recipe.quantization {
-        Quantization::Nf4 => linears.iter().map(|&weights| nf4_bytes(weights)).sum(),
-        Quantization::None => per_layer * dtype,
-    };
-    let other = all - layers * per_layer;
-    let head = (config.vocab_size * config.hidden_size) as u64;
-    let tokens = (recipe.batch.dialogues * recipe.max_tokens) as u64;
-    let at_once = layers.min(2);
-    let row = |what, resident, streamed| Memory { what, resident, streamed };
-    let activations = layer_activations(config, recipe.max_tokens as u64) * tokens * 4;
-    let kept = match recipe.recompute {
-        true => tokens * config.hidden_size as u64 * 4,
-        false => GRAPH * activations,
-    };
-    let largest = linears.iter().max().copied().unwrap_or(0);
-    let decoded = if recipe.quantization == Quantization::Nf4 { largest * 4 } else { 0 };
-    let workspace = (GRAPH + 1) * activations + decoded + 2 * HEAD_ROWS * config.vocab_size as u64 * 4;
-    vec![
-        row("frozen linears", layers * layer_bytes, at_once * layer_bytes),
-        row("embedding, head, norms", other * dtype, head * dtype),
-        row("adapter", trained * 4, at_once * trained * 4 / layers),
-        row("gradients", trained * 4, at_once * trained * 4 / layers),
-        row("AdamW's moments", trained * 8, at_once * trained * 8 / layers),
-        row("kept for the way back", layers * kept, layers * kept),
-        row("workspace", workspace, workspace),
-    ]
-}
-
-fn nf4_bytes(weights: u64) -> u64 {
-    let blocks = weights.div_ceil(64);
-    weights.div_ceil(2) + blocks + 4 * blocks.div_ceil(256) + 4
-}
-
-/// Numbers that one layer computes for a token of a dialogue of `length` tokens.
-fn layer_activations(config: &ModelConfig, length: u64) -> u64 {
-    let (hidden, heads) = (config.hidden_size as u64, config.num_attention_heads as u64);
-    let queries = heads * config.head_dim as u64;
-    let keys = (config.num_key_value_heads * config.head_dim) as u64;
-    // Queries and keys before and after rotation, values; scores before and after softmax; what they gather.
-    let attention = 3 * queries + 3 * keys + 2 * heads * length;
-    let experts = config.mixture.map_or(1, |mixture| mixture.top_k) as u64;
-    // Gate, its silu, up, their product; input and output of each expert.
-    let feed_forward = experts * (4 * config.intermediate_size as u64 + 2 * hidden);
-    // Two norms, two residual sums, the attention's output.
-    attention + feed_forward + 5 * hidden
-}
-
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "model               {} ({} parameters)", self.model, grouped(self.parameters))?;
@@ -196,22 +114,9 @@ impl fmt::Display for Plan {
             }
             None => writeln!(f, "steps               by epochs, {per_step} dialogues a step")?,
         }
-        writeln!(f, "\n{:<26}{:>12}{:>16}", "memory (GiB)", "whole model", "layer by layer")?;
-        for row in &self.memory {
-            writeln!(f, "{:<26}{:>12.2}{:>16.2}", row.what, gibibytes(row.resident), gibibytes(row.streamed))?;
-        }
-        let (resident, streamed) = self.memory_in_all();
-        writeln!(f, "{:<26}{:>12.2}{:>16.2}", "in all", gibibytes(resident), gibibytes(streamed))?;
-        for card in CARDS {
-            let fits = |bytes: u64| if bytes <= card << 30 { "fits" } else { "does not fit" };
-            writeln!(f, "{:<26}{:>12}{:>16}", format!("a card of {card} GB"), fits(resident), fits(streamed))?;
-        }
-        writeln!(f, "(layer by layer: what streaming the weights would take; this version holds the whole model)")
+        write!(f, "\n{}", self.needs)?;
+        self.needs.show_within(self.memory, f)
     }
-}
-
-fn gibibytes(bytes: u64) -> f64 {
-    bytes as f64 / (1u64 << 30) as f64
 }
 
 /// 48000 as "48,000".
@@ -233,8 +138,8 @@ mod tests {
     use super::*;
 
     fn post() -> Plan {
-        let recipe = Recipe::parse(include_str!("../../finetune/mixtral-8x7b-v100.toml"), "some.toml").unwrap();
-        plan(&recipe, None).unwrap()
+        let recipe = Recipe::parse(include_str!("../../../finetune/mixtral-8x7b-v100.toml"), "some.toml").unwrap();
+        plan(&recipe, None, Memory(1 << 30)).unwrap()
     }
 
     #[test]
@@ -258,26 +163,38 @@ mod tests {
     #[test]
     fn the_posts_run_fits_its_card_whole_and_a_smaller_one_layer_by_layer() {
         let plan = post();
-        let (resident, streamed) = plan.memory_in_all();
-        assert!(16 << 30 < resident && resident < 32 << 30, "{plan}");
-        assert!(streamed < 16 << 30, "{plan}");
+        let (_, card) = plan.needs.in_all();
+        assert!(16 << 30 < card.whole && card.whole < 32 << 30, "{plan}");
+        assert!(card.by_layer < 16 << 30, "{plan}");
         // 32 layers of q, o (4096 x 4096), k, v (4096 x 1024), router (4096 x 8), 24 expert matrices (4096 x 14336).
-        assert_eq!(plan.memory[0].resident, 23_957_163_904);
+        assert_eq!(plan.needs.rows[0].card.whole, 23_957_163_904);
+    }
+
+    #[test]
+    fn a_budget_decides_what_is_streamed_and_what_walks_together() {
+        let needs = post().needs;
+        let within = |gibibytes: u64| needs.within(Memory(gibibytes << 30));
+        let (streamed, whole, none) = (within(12), within(64), within(4));
+        assert!(streamed.is_streamed && 1 <= streamed.together && streamed.together < 16, "{streamed:?}");
+        assert!(streamed.peak <= streamed.memory);
+        assert!(!whole.is_streamed && whole.together == 16, "{whole:?}");
+        assert!(none.together == 0 && none.peak > none.memory, "{none:?}");
+        assert!(post().to_string().contains("not enough, a step takes"));
     }
 
     #[test]
     fn nf4_takes_little_more_than_half_a_byte() {
         // 4096 x 14336: 29,360,128 bytes of codes, 917,504 scales of a byte, 3,584 floats, one offset.
-        assert_eq!(nf4_bytes(4096 * 14_336), 29_360_128 + 917_504 + 14_336 + 4);
-        assert_eq!(nf4_bytes(1), 1 + 1 + 4 + 4);
+        assert_eq!(memory::nf4_bytes(4096 * 14_336), 29_360_128 + 917_504 + 14_336 + 4);
+        assert_eq!(memory::nf4_bytes(1), 1 + 1 + 4 + 4);
     }
 
     #[test]
     fn a_config_that_is_nowhere_and_a_target_the_model_lacks_are_named() {
-        let text = include_str!("../../finetune/mixtral-8x7b-v100.toml");
+        let text = include_str!("../../../finetune/mixtral-8x7b-v100.toml");
         let with = |from: &str, to: &str| {
             let recipe = Recipe::parse(&text.replacen(from, to, 1), "some.toml").unwrap();
-            format!("{:#}", plan(&recipe, None).unwrap_err())
+            format!("{:#}", plan(&recipe, None, Memory(1 << 30)).unwrap_err())
         };
         let error = with("config = \"mixtral-8x7b-v0.1\"", "config = \"nowhere.json\"");
         assert!(error.contains("nowhere.json") && error.contains("mixtral-8x7b-v0.1"), "{error}");

@@ -1,0 +1,190 @@
+//! The memory that a recipe takes, in bytes, on this machine by the kernels' home and on a card by candle's.
+//!
+//! Frozen linears in NF4 take half a byte a weight, a byte per block of 64, a float per 256 blocks and one per matrix;
+//! everything else that is frozen the recipe's dtype; adapter, gradients and AdamW's two moments f32. On the machine the
+//! decoder holds a copy of the adapter, and a walk is what `model::cpu` says of its buffers. On a card a micro-batch
+//! takes what `model::candle` says of graphs; "layer by layer" has two layers on the card at a time (one computing, one
+//! arriving), head, adapter, gradients and moments likewise, the rest waiting in host memory.
+
+use std::fmt;
+
+use half::bf16;
+
+use crate::memory::Memory;
+use crate::model::candle::batch_bytes;
+use crate::model::config::ModelConfig;
+use crate::model::{cpu, names};
+use crate::train::budget::PROGRAM;
+use crate::train::recipe::{Dtype, Quantization, Recipe};
+
+const CARDS: [u64; 2] = [16, 32];
+/// Bytes a second from host to card (PCIe 3.0 x 16 in practice).
+const LINK: f64 = 12e9;
+
+/// With the whole model in memory, and with two layers of it at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub whole: u64,
+    pub by_layer: u64,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub what: &'static str,
+    pub machine: Held,
+    pub card: Held,
+}
+
+/// How a step goes within a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Within {
+    pub memory: Memory,
+    pub is_streamed: bool,
+    /// Micro-batches that walk together; 0: not even one fits.
+    pub together: usize,
+    pub peak: Memory,
+}
+
+/// All rows, and what is needed to ask what fits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Needs {
+    pub rows: Vec<Row>,
+    config: ModelConfig,
+    dtype: Dtype,
+    micro_batch: usize,
+    accumulation: usize,
+    /// Bytes of all frozen linears.
+    linears: u64,
+}
+
+impl Held {
+    fn both(bytes: u64) -> Held {
+        Held { whole: bytes, by_layer: bytes }
+    }
+}
+
+impl Needs {
+    /// `trained`: how many numbers are.
+    pub fn of(recipe: &Recipe, config: &ModelConfig, trained: u64) -> Needs {
+        let layers = config.num_hidden_layers as u64;
+        let sizes = |layer: usize| names::linears(config, layer).into_iter().map(|l| (l.inputs * l.outputs) as u64);
+        let held = |weights: u64| match recipe.quantization {
+            Quantization::Nf4 => nf4_bytes(weights),
+            Quantization::None => weights * recipe.dtype.bytes(),
+        };
+        let all: u64 = names::tensors(config).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
+        let in_linears: u64 = (0..config.num_hidden_layers).flat_map(sizes).sum();
+        let linears: u64 = (0..config.num_hidden_layers).flat_map(sizes).map(held).sum();
+        let ends = (all - in_linears) * recipe.dtype.bytes();
+        let head = (config.vocab_size * config.hidden_size) as u64 * recipe.dtype.bytes();
+        let at_once = |bytes: u64| bytes * layers.min(2) / layers;
+        let tokens = recipe.batch.dialogues * recipe.max_tokens;
+        let graph = batch_bytes(config, tokens as u64, recipe.max_tokens as u64, recipe.recompute);
+        let row = |what, machine, card| Row { what, machine, card };
+        let trained_row = |what, machine: u64, card: u64| {
+            row(what, Held::both(machine * trained), Held { whole: card * trained, by_layer: at_once(card * trained) })
+        };
+        let linears_row = Held { whole: linears, by_layer: at_once(linears) };
+        let rows = vec![
+            row("frozen linears", linears_row, linears_row),
+            row("embedding, head, norms", Held::both(ends), Held { whole: ends, by_layer: head }),
+            trained_row("adapter", 8, 4),
+            trained_row("gradients", 4, 4),
+            trained_row("AdamW's moments", 8, 8),
+            row("one micro-batch", Held::both(walk_bytes(recipe.dtype, config, tokens, tokens)), Held::both(graph)),
+            row("the program", Held::both(PROGRAM), Held::both(0)),
+        ];
+        let accumulation = recipe.batch.accumulation;
+        Needs { rows, config: config.clone(), dtype: recipe.dtype, micro_batch: tokens, accumulation, linears }
+    }
+
+    /// On the machine and on a card, in all.
+    pub fn in_all(&self) -> (Held, Held) {
+        let sum = |of: fn(&Row) -> Held| Held {
+            whole: self.rows.iter().map(|row| of(row).whole).sum(),
+            by_layer: self.rows.iter().map(|row| of(row).by_layer).sum(),
+        };
+        (sum(|row| row.machine), sum(|row| row.card))
+    }
+
+    /// What a run with that budget does on this machine.
+    pub fn within(&self, memory: Memory) -> Within {
+        let all = self.in_all().0;
+        let is_streamed = all.whole > memory.0;
+        let one = if is_streamed { all.by_layer } else { all.whole };
+        let walk = |count: usize| walk_bytes(self.dtype, &self.config, count * self.micro_batch, self.micro_batch);
+        let of = |count: usize| one - walk(1) + walk(count);
+        let together = (1..=self.accumulation).take_while(|&count| of(count) <= memory.0).last().unwrap_or(0);
+        Within { memory, is_streamed, together, peak: Memory(of(together.max(1))) }
+    }
+
+    /// Bytes of frozen linears that a step brings in where they are streamed, forwards and backwards.
+    fn traffic(&self, together: usize) -> u64 {
+        2 * self.linears * self.accumulation.div_ceil(together.max(1)) as u64
+    }
+
+    /// What this machine would do with that budget.
+    pub fn show_within(&self, memory: Memory, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let within = self.within(memory);
+        if within.together == 0 {
+            return writeln!(f, "--memory {memory}: not enough, a step takes {}", within.peak);
+        }
+        let layers = match within.is_streamed {
+            false => "the whole model in memory".to_owned(),
+            true => format!("layers streamed from disk ({:.1} GB a step)", self.traffic(within.together) as f64 / 1e9),
+        };
+        let (together, all) = (within.together, self.accumulation);
+        writeln!(
+            f,
+            "--memory {memory}: {layers}, {together} of a step's {all} micro-batches at a time, peak {}",
+            within.peak
+        )
+    }
+}
+
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<26}{:>24}{:>28}", "memory (GiB)", "this machine", "a card")?;
+        let columns = ["whole model", "by layer", "whole model", "by layer"];
+        writeln!(f, "{:<26}{:>12}{:>12}{:>16}{:>12}", "", columns[0], columns[1], columns[2], columns[3])?;
+        let (machine, card) = self.in_all();
+        let all = Row { what: "in all", machine, card };
+        for Row { what, machine, card } in self.rows.iter().chain([&all]) {
+            let [a, b, c, d] = [machine.whole, machine.by_layer, card.whole, card.by_layer].map(gibibytes);
+            writeln!(f, "{what:<26}{a:>12.2}{b:>12.2}{c:>16.2}{d:>12.2}")?;
+        }
+        for size in CARDS {
+            let fits = |bytes: u64| if bytes <= size << 30 { "fits" } else { "does not" };
+            let (whole, by_layer) = (fits(card.whole), fits(card.by_layer));
+            writeln!(f, "{:<50}{whole:>16}{by_layer:>12}", format!("a card of {size} GB"))?;
+        }
+        let bytes = self.traffic(1) as f64;
+        writeln!(
+            f,
+            "(by layer, a card gets {:.1} GB a step over its link: {:.0} s at {:.0} GB/s; this version keeps the whole model \
+             on a card)",
+            bytes / 1e9,
+            bytes / LINK,
+            LINK / 1e9
+        )
+    }
+}
+
+/// Of so many tokens, `largest` in one micro-batch, in the kernels' home.
+fn walk_bytes(dtype: Dtype, config: &ModelConfig, tokens: usize, largest: usize) -> u64 {
+    let threads = rayon::current_num_threads();
+    match dtype {
+        Dtype::Bf16 => cpu::walk_bytes::<bf16>(config, tokens, largest, threads),
+        Dtype::F32 | Dtype::F16 => cpu::walk_bytes::<f32>(config, tokens, largest, threads),
+    }
+}
+
+pub fn nf4_bytes(weights: u64) -> u64 {
+    let blocks = weights.div_ceil(64);
+    weights.div_ceil(2) + blocks + 4 * blocks.div_ceil(256) + 4
+}
+
+fn gibibytes(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
