@@ -12,6 +12,7 @@ use super::adamw;
 use super::format::Format;
 use super::schedule::Schedule;
 use crate::digest::sha256_hex;
+use crate::model::adapter::peft::PeftSettings;
 use crate::model::adapter::target::Target;
 use crate::model::candle::Numerics;
 use crate::settings;
@@ -197,6 +198,19 @@ impl Recipe {
 }
 
 impl Lora {
+    /// What `adapter_config.json` says of an adapter of `model` that is trained so.
+    pub fn peft_settings(&self, model: &str) -> PeftSettings {
+        PeftSettings {
+            base_model: model.to_owned(),
+            rank: self.rank,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            targets: self.targets.iter().map(|&target| (target, None)).collect(),
+            rank_stabilized: false,
+            layers: None,
+        }
+    }
+
     fn check(&self) -> Result<()> {
         within("[lora] rank", self.rank, 1, 65_536)?;
         within("[lora] alpha", self.alpha, f64::MIN_POSITIVE, 1e6)?;
