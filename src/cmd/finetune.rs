@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{Verdict, Workplace, output};
 use crate::train::plan::plan;
@@ -28,6 +28,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         output::print(&plan(&recipe, model.as_deref())?.to_string())?;
         return Ok(Verdict::Done);
     }
+    recipe.check_followed().with_context(|| args.recipe.display().to_string())?;
     let model = checkpoint()?;
     let summary = finetune(&recipe, &model, &FinetuneOptions::default())?;
     output::print(&format!("{summary}\n"))?;

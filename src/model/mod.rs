@@ -6,4 +6,5 @@ pub mod config;
 pub mod cpu;
 pub mod decoder;
 pub mod names;
+pub mod neftune;
 pub mod packed;

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use memmap2::UncheckedAdvice;
 use serde_json::Value;
 
-use super::{Checkpoint, Entry, Mapped, Stored, folder};
+use super::{Checkpoint, Entry, Extent, Mapped, Stored, folder};
 
 /// One safetensors file by itself, mapped.
 pub struct TensorFile {
@@ -30,6 +31,13 @@ impl TensorFile {
         self.entries.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
     }
 
+    /// Tells the system that the tensor's pages are not needed any more.
+    pub fn give_back(&self, name: &str) {
+        if let Some(entry) = self.entries.get(name) {
+            entry.extents().into_iter().for_each(|extent| self.file.give_back(extent));
+        }
+    }
+
     /// The tensor of that name; a missing one, and an encoding that is not read here, are errors.
     pub fn stored(&self, name: &str) -> Result<Stored<'_>> {
         let place = self.file.path.display();
@@ -41,7 +49,23 @@ impl TensorFile {
     }
 }
 
+impl Mapped {
+    fn give_back(&self, extent: Extent) {
+        // SAFETY: a private mapping that is only read: pages that are dropped are read from the file again.
+        let _ = unsafe {
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, extent.start, extent.end - extent.start)
+        }; // advice that is not taken costs memory and nothing else
+    }
+}
+
 impl Checkpoint {
+    /// Tells the system that the tensor's pages are not needed any more: who walks through a model once holds no more of
+    /// it than one tensor.
+    pub fn give_back(&self, name: &str) -> Result<()> {
+        self.entry(name)?.extents().into_iter().for_each(|extent| self.files[extent.file].give_back(extent));
+        Ok(())
+    }
+
     /// Lays tensors of the safetensors file at `path` over the checkpoint: `tensors` are (name in the file, name here). A
     /// tensor that the checkpoint has keeps its shape, or this is an error.
     pub fn lay_over(&mut self, path: &Path, tensors: &[(String, String)]) -> Result<()> {

@@ -61,7 +61,9 @@ pub fn lay_over(folder: &Path, checkpoint: &mut Checkpoint) -> Result<(ModelConf
 
 /// Writes `adapter` into `folder` (made where it is not there), the config last.
 pub fn write(folder: &Path, adapter: &Adapter, settings: &PeftSettings) -> Result<()> {
-    let config = settings.to_json();
+    let is_mixture =
+        adapter.pairs.iter().any(|pair| pair.module.contains(".experts.") || pair.module.ends_with(".gate"));
+    let config = settings.to_json(is_mixture);
     let read = PeftConfig::new(&config)?;
     adapter.pairs.iter().try_for_each(|pair| check_pair(pair, &read))?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;

@@ -243,14 +243,18 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         for (more, named) in [
-            (json!({"use_dora": true}), "`use_dora`"),
+            (json!({"use_dora": true}), "`use_dora` is true: DoRA scales the columns of each weight"),
+            (json!({"use_dora": true}), "merge it into the weights with PEFT (`merge_and_unload`)"),
+            (json!({"trainable_token_indices": [3]}), "`trainable_token_indices` is [3]: rows of the embedding"),
+            (json!({"layer_replication": [[0, 4]]}), "`layer_replication`"),
+            (json!({"peft_type": "PROMPT_TUNING"}), "train a LoRA adapter instead"),
+            (json!({"peft_type": "IA3"}), "`peft_type` is \"IA3\", not \"LORA\"; merge it"),
             (json!({"modules_to_save": [1]}), "`modules_to_save`"),
             (json!({"bias": "all"}), "`bias`"),
             (json!({"lora_bias": true}), "`lora_bias`"),
             (json!({"fan_in_fan_out": true}), "`fan_in_fan_out`"),
             (json!({"from_the_future": {"x": 1}}), "`from_the_future`"),
             (json!({"init_lora_weights": "pissa"}), "`init_lora_weights`"),
-            (json!({"peft_type": "IA3"}), "`peft_type`"),
             (json!({"r": 0}), "`r`"),
             (json!({"r": 1e30}), "`r`"),
             (json!({"lora_alpha": "x"}), "`lora_alpha`"),

@@ -34,8 +34,8 @@ pub struct PeftAdapter {
     experts: usize,
     /// By the linear's place in the model.
     pairs: BTreeMap<usize, Place>,
-    /// Tensors that replace a weight: (name in the file, name in the checkpoint).
-    replaced: Vec<(String, String)>,
+    /// Tensors that replace a weight.
+    replaced: Vec<Renamed>,
     /// Embedding and head were one tensor and are not any more.
     unties: bool,
 }
@@ -72,8 +72,8 @@ enum Share {
 /// A stored pair: names and shapes of its tensors.
 struct Found {
     module: String,
-    a: (String, [usize; 2]),
-    b: (String, [usize; 2]),
+    a: Half,
+    b: Half,
 }
 
 impl PeftAdapter {
@@ -147,6 +147,7 @@ impl PeftAdapter {
     fn matrix(&self, name: &str) -> Result<Matrix> {
         let stored = self.file.stored(name)?;
         let values = stored.to_f32().with_context(|| format!("tensor {name}"))?;
+        self.file.give_back(name);
         let finite = values.iter().all(|value| value.is_finite());
         ensure!(finite, "{}: tensor {name} holds a number that is not finite", self.path.display());
         Ok(Matrix { rows: stored.shape[0], columns: stored.shape[1], values })
@@ -159,11 +160,13 @@ struct Index<'a> {
     config: &'a ModelConfig,
 }
 
-type Contents = (BTreeMap<usize, Place>, Vec<(String, String)>);
+type Contents = (BTreeMap<usize, Place>, Vec<Renamed>);
 
 impl Index<'_> {
     fn of(&self, file: &TensorFile) -> Result<Contents> {
-        let (stored, replaced) = self.sorted(file)?;
+        let (modules, others) = sorted(file)?;
+        let replaced = self.replaced(others)?;
+        let stored: Vec<Found> = modules.into_iter().map(whole).collect::<Result<_>>()?;
         let layers = 0..self.config.num_hidden_layers;
         let linears: Vec<Linear> = layers.flat_map(|layer| names::linears(self.config, layer)).collect();
         let order: HashMap<&str, usize> =
@@ -187,41 +190,12 @@ impl Index<'_> {
         let modules: Vec<&str> = stored.iter().map(|found| found.module.as_str()).collect();
         let experts = self.config.mixture.map_or(1, |mixture| mixture.experts);
         self.settings.targets.check(&modules, self.config.num_hidden_layers, experts)?;
-        Ok((pairs, self.replaced(replaced)?))
-    }
-
-    /// The stored pairs, and what is no half of one: names in the file and without PEFT's prefix.
-    fn sorted(&self, file: &TensorFile) -> Result<(Vec<Found>, Vec<(String, String)>)> {
-        type Half = Option<(String, [usize; 2])>;
-        let mut modules: BTreeMap<String, (Half, Half)> = BTreeMap::new();
-        let mut others = Vec::new();
-        for (name, shape) in file.shapes() {
-            let path = name.strip_prefix(PREFIX).unwrap_or(name);
-            let tensor = || -> Result<(String, [usize; 2])> {
-                let matrix = <[usize; 2]>::try_from(shape).ok();
-                let matrix =
-                    matrix.with_context(|| format!("tensor {name} has shape {shape:?}, not that of a matrix"))?;
-                Ok((name.to_owned(), matrix))
-            };
-            if let Some(module) = path.strip_suffix(".lora_A.weight") {
-                modules.entry(module.to_owned()).or_default().0 = Some(tensor()?);
-            } else if let Some(module) = path.strip_suffix(".lora_B.weight") {
-                modules.entry(module.to_owned()).or_default().1 = Some(tensor()?);
-            } else {
-                others.push((name.to_owned(), path.to_owned()));
-            }
-        }
-        let found = modules.into_iter().map(|(module, halves)| match halves {
-            (Some(a), Some(b)) => Ok(Found { module, a, b }),
-            (None, _) => bail!("`{module}` has a lora_B but no lora_A"),
-            (_, None) => bail!("`{module}` has a lora_A but no lora_B"),
-        });
-        Ok((found.collect::<Result<_>>()?, others))
+        Ok((pairs, replaced))
     }
 
     /// The tensors that replace a weight of the model: those of `modules_to_save`, and embeddings, which PEFT also saves
     /// unasked (`save_embedding_layers`).
-    fn replaced(&self, others: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
+    fn replaced(&self, others: Vec<Renamed>) -> Result<Vec<Renamed>> {
         let known = |name: &str| {
             let tensors = names::tensors(self.config);
             name == names::HEAD || tensors.iter().any(|(tensor, _)| tensor == name)
@@ -324,6 +298,43 @@ impl Index<'_> {
             linear.outputs
         );
         Ok(())
+    }
+}
+
+/// A and B of a stored pair as found so far.
+type Halves = (Option<Half>, Option<Half>);
+/// Name in the file, and the name that the checkpoint has for it.
+type Renamed = (String, String);
+/// Name and shape.
+type Half = (String, [usize; 2]);
+
+/// The halves of pairs by module, and what is no half: names in the file and without PEFT's prefix.
+fn sorted(file: &TensorFile) -> Result<(BTreeMap<String, Halves>, Vec<Renamed>)> {
+    let mut modules: BTreeMap<String, Halves> = BTreeMap::new();
+    let mut others = Vec::new();
+    for (name, shape) in file.shapes() {
+        let path = name.strip_prefix(PREFIX).unwrap_or(name);
+        let half = || -> Result<Half> {
+            let matrix = <[usize; 2]>::try_from(shape).ok();
+            let matrix = matrix.with_context(|| format!("tensor {name} has shape {shape:?}, not that of a matrix"))?;
+            Ok((name.to_owned(), matrix))
+        };
+        if let Some(module) = path.strip_suffix(".lora_A.weight") {
+            modules.entry(module.to_owned()).or_default().0 = Some(half()?);
+        } else if let Some(module) = path.strip_suffix(".lora_B.weight") {
+            modules.entry(module.to_owned()).or_default().1 = Some(half()?);
+        } else {
+            others.push((name.to_owned(), path.to_owned()));
+        }
+    }
+    Ok((modules, others))
+}
+
+fn whole((module, halves): (String, Halves)) -> Result<Found> {
+    match halves {
+        (Some(a), Some(b)) => Ok(Found { module, a, b }),
+        (None, _) => bail!("`{module}` has a lora_B but no lora_A"),
+        (_, None) => bail!("`{module}` has a lora_A but no lora_B"),
     }
 }
 

@@ -34,11 +34,11 @@ pub struct Own {
 }
 
 impl PeftSettings {
-    /// The file's content.
-    pub fn to_json(&self) -> Map<String, Value> {
+    /// The file's content, for an adapter of a mixture or of a dense model.
+    pub fn to_json(&self, is_mixture: bool) -> Map<String, Value> {
         let mut targets: Vec<&str> = self.targets.iter().map(|(target, _)| target.name()).collect();
         targets.sort_unstable();
-        let (ranks, alphas) = self.patterns();
+        let (ranks, alphas) = self.patterns(is_mixture);
         // The name of the list keeps PEFT up to 0.17 from taking an expert's number for its layer's.
         let list = self.layers.as_ref().map(|_| "layers");
         let fields = [
@@ -66,7 +66,7 @@ impl PeftSettings {
     }
 
     /// `rank_pattern` and `alpha_pattern`.
-    fn patterns(&self) -> (Map<String, Value>, Map<String, Value>) {
+    fn patterns(&self, is_mixture: bool) -> (Map<String, Value>, Map<String, Value>) {
         let (mut ranks, mut alphas) = (Map::new(), Map::new());
         for &(target, own) in &self.targets {
             let Own { rank, alpha } = own.unwrap_or(Own { rank: self.rank, alpha: self.alpha });
@@ -76,7 +76,7 @@ impl PeftSettings {
                 alphas.insert(target.name().to_owned(), number(alpha));
             }
             let differs = own.is_some() || (self.rank_stabilized && parts > 1);
-            if let Some(parameter) = parameter.filter(|_| differs) {
+            if let Some(parameter) = parameter.filter(|_| is_mixture && differs) {
                 let scaled = alpha * if self.rank_stabilized { (parts as f64).sqrt() } else { parts as f64 };
                 ranks.insert(parameter.to_owned(), json!(rank * parts));
                 alphas.insert(parameter.to_owned(), number(scaled));
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn the_plain_case_has_no_patterns() {
         let targets = [Target::W1, Target::W3, Target::Query].map(|target| (target, None)).to_vec();
-        let json = PeftSettings { rank: 16, alpha: 16.0, targets, ..PeftSettings::default() }.to_json();
+        let json = PeftSettings { rank: 16, alpha: 16.0, targets, ..PeftSettings::default() }.to_json(true);
         assert_eq!((&json["rank_pattern"], &json["alpha_pattern"]), (&json!({}), &json!({})));
         assert_eq!((&json["layers_to_transform"], &json["layers_pattern"]), (&Value::Null, &Value::Null));
         assert_eq!(json["target_modules"], json!(["q_proj", "w1", "w3"]));
@@ -124,18 +124,23 @@ mod tests {
             layers: Some(vec![1, 2]),
             ..PeftSettings::default()
         };
-        let json = settings.to_json();
+        let json = settings.to_json(true);
         assert_eq!(json["rank_pattern"], json!({"w1": 8, "gate_up_proj": 16, "w3": 8, "gate": 8, "gate.weight": 8}));
         let alphas = json!({"w1": 4.5, "gate_up_proj": 9, "w3": 4.5, "gate": 4.5, "gate.weight": 4.5});
         assert_eq!(json["alpha_pattern"], alphas);
         assert_eq!((&json["layers_to_transform"], &json["layers_pattern"]), (&json!([1, 2]), &json!("layers")));
+        let dense = PeftSettings { targets: vec![(Target::Up, own)], ..settings }.to_json(false);
+        assert_eq!(
+            (&dense["rank_pattern"], &dense["alpha_pattern"]),
+            (&json!({"up_proj": 8}), &json!({"up_proj": 4.5}))
+        );
     }
 
     #[test]
     fn under_rslora_a_doubled_rank_keeps_its_scale() {
         let targets = [Target::W1, Target::W3].map(|target| (target, None)).to_vec();
         let settings = PeftSettings { rank: 8, alpha: 16.0, rank_stabilized: true, targets, ..PeftSettings::default() };
-        let json = settings.to_json();
+        let json = settings.to_json(true);
         assert_eq!(json["rank_pattern"], json!({"gate_up_proj": 16}));
         let alpha = json["alpha_pattern"]["gate_up_proj"].as_f64().unwrap();
         assert!((alpha / 16f64.sqrt() - 16.0 / 8f64.sqrt()).abs() < 1e-12, "{alpha}");

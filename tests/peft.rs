@@ -1,16 +1,27 @@
-//! Adapters as real peft saves them, in every shape that fireval honours: both homes give the logits that transformers and
-//! peft give (tests/fixtures/adapters/make.py).
+//! Adapters from and for real peft. As peft saves them, in every shape that fireval honours, both homes give the logits that
+//! transformers and peft give (tests/fixtures/adapters/make.py); as fireval writes them, peft gives the logits that both
+//! homes give.
+//!
+//! The second part needs a Python with torch, transformers and peft (`python3`, or what `FIREVAL_PYTHON` names) and is
+//! skipped, with a message, where there is none. It has run with transformers 5.24.0 and peft 0.21.2, and with 4.57.6 and
+//! 0.17.1.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use candle_core::Device;
 use fireval::kernel::Isa;
+use fireval::model::adapter::Adapter;
 use fireval::model::adapter::peft::{self, PeftAdapter};
 use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::packed::Packed;
+use fireval::random::Random;
+use fireval::settings;
+use fireval::train::initial;
+use fireval::train::recipe::Lora;
 use fireval::weights::Checkpoint;
 use safetensors::SafeTensors;
 
@@ -41,13 +52,14 @@ fn adapter(case: &str) -> PathBuf {
 
 /// A sequence and its logits, (tokens, vocabulary).
 fn reference(case: &str) -> (Vec<u32>, Vec<f32>) {
-    let bytes = std::fs::read(adapter(case).join("reference.safetensors")).unwrap();
+    let path = adapter(case).join("reference.safetensors");
+    (tensor(&path, "ids", u32::from_le_bytes), tensor(&path, "logits", f32::from_le_bytes))
+}
+
+fn tensor<T>(path: &Path, name: &str, number: fn([u8; 4]) -> T) -> Vec<T> {
+    let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let words = |name: &str| -> Vec<[u8; 4]> {
-        file.tensor(name).unwrap().data().chunks_exact(4).map(|word| word.try_into().unwrap()).collect()
-    };
-    let ids = words("ids").into_iter().map(u32::from_le_bytes).collect();
-    (ids, words("logits").into_iter().map(f32::from_le_bytes).collect())
+    file.tensor(name).unwrap().data().chunks_exact(4).map(|word| number(word.try_into().unwrap())).collect()
 }
 
 /// The largest difference of a log-probability from the reference's.
@@ -141,4 +153,82 @@ fn settings_that_do_not_fit_the_file_are_refused() {
     assert!(error.contains("model.norm.weight is neither"), "{error}");
     let error = refusal("qwen2.patterns", "rank_pattern", serde_json::json!({"k_proj": 3}));
     assert!(error.contains("layers.1.mlp.down_proj` has rank 1") && error.contains("says 2"), "{error}");
+}
+
+const MIXTRAL: &str = r#"targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate", "w1", "w2", "w3"]"#;
+const QWEN: &str = r#"targets = ["q_proj", "gate", "gate_proj", "up_proj", "down_proj"]"#;
+
+/// `[lora]` of a recipe: family, targets, and the rest beside a rank of 2 and an alpha of 4.
+const WRITTEN: [(&str, &str, &str); 9] = [
+    ("mixtral", r#"targets = ["q_proj", "v_proj"]"#, ""),
+    ("mixtral", MIXTRAL, ""),
+    ("mixtral", MIXTRAL, "rank_stabilized = true"),
+    ("mixtral", MIXTRAL, r#"layers = "1""#),
+    ("mixtral", MIXTRAL, "ranks = { w1 = 1, w3 = 1, w2 = 3, gate = 1, q_proj = 3 }\nalphas = { w2 = 5.5, k_proj = 1 }"),
+    ("mixtral", MIXTRAL, "ranks = { w1 = 3, w3 = 3 }\nrank_stabilized = true\nlayers = \"0\""),
+    ("qwen2", r#"targets = ["q_proj", "up_proj"]"#, "ranks = { up_proj = 1 }\nlayers = \"0, 2\""),
+    ("qwen3-moe", QWEN, ""),
+    ("qwen3-moe", QWEN, "ranks = { gate_proj = 1, up_proj = 1, down_proj = 3 }\nrank_stabilized = true"),
+];
+
+/// A Python that has what `tests/peft/logits.py` imports.
+fn python() -> Option<String> {
+    let python = std::env::var("FIREVAL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let versions =
+        "import peft, torch, transformers; print('transformers', transformers.__version__, 'peft', peft.__version__)";
+    let run = Command::new(&python).args(["-c", versions]).output().ok()?;
+    println!("{python}: {}", String::from_utf8_lossy(&run.stdout).trim());
+    run.status.success().then_some(python)
+}
+
+/// The adapter of a case of `WRITTEN`, with numbers in B too.
+fn made(lora: &Lora, config: &ModelConfig) -> Adapter {
+    let mut adapter = initial::adapter(config, lora, 5).unwrap();
+    for pair in &mut adapter.pairs {
+        let mut random = Random::named(6, &pair.module);
+        pair.b.values.iter_mut().for_each(|value| *value = (0.2 * random.normal()) as f32);
+    }
+    adapter
+}
+
+#[test]
+fn peft_computes_what_both_homes_compute() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids: Vec<u32> = vec![3, 99, 41, 7, 7, 120, 64, 15];
+    let mut jobs = Vec::new();
+    for (index, (family, targets, rest)) in WRITTEN.into_iter().enumerate() {
+        let lora: Lora = settings::parse(&format!("rank = 2\nalpha = 4\n{targets}\n{rest}"), "lora").unwrap();
+        let config = config_of(&Checkpoint::open(&base(family)).unwrap());
+        let (adapter, out) = (folder.path().join(index.to_string()), folder.path().join(format!("{index}.logits")));
+        let pairs = made(&lora, &config);
+        peft::write(&adapter, &pairs, &lora.peft_settings(family)).unwrap();
+        assert_eq!(peft::read(&adapter, &config).unwrap(), pairs, "{family} {rest}");
+        jobs.push(serde_json::json!({"model": base(family), "adapter": adapter, "out": out, "ids": ids}));
+    }
+    let Some(python) = python() else {
+        eprintln!("skipped: no Python with torch, transformers and peft (name one with FIREVAL_PYTHON)");
+        return;
+    };
+    let list = folder.path().join("jobs.json");
+    std::fs::write(&list, serde_json::Value::Array(jobs).to_string()).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peft/logits.py");
+    let run = Command::new(python).args([&script, &list]).output().unwrap();
+    let told = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{told}");
+    for (index, (family, _, rest)) in WRITTEN.into_iter().enumerate() {
+        let checkpoint = Checkpoint::open(&base(family)).unwrap();
+        let config = config_of(&checkpoint);
+        let pairs = peft::read(&folder.path().join(index.to_string()), &config).unwrap();
+        let logits = tensor(&folder.path().join(format!("{index}.logits")), "logits", f32::from_le_bytes);
+        let reference = (ids.clone(), logits);
+        let mut decoder = candle(&checkpoint, &config);
+        assert!(off(&decoder, &reference) > 1e-2, "{family} {rest}: peft applies something");
+        decoder.set_adapter(&pairs).unwrap();
+        let in_candle = off(&decoder, &reference);
+        let mut decoder = cpu(checkpoint, &config);
+        decoder.set_adapter(&pairs).unwrap();
+        let on_kernels = off(&decoder, &reference);
+        println!("{family} {rest:?}: candle {in_candle:.1e}, kernels {on_kernels:.1e}");
+        assert!(in_candle.max(on_kernels) < 1e-4, "{family} {rest}: candle {in_candle}, kernels {on_kernels}; {told}");
+    }
 }
