@@ -6,6 +6,7 @@
 //! goes on from there.
 
 pub mod adamw;
+pub mod card;
 pub mod data;
 pub mod dialogue;
 pub mod format;
@@ -81,7 +82,9 @@ pub fn finetune(recipe: &Recipe, model: &Path, options: &FinetuneOptions) -> Res
     while !run.is_done() {
         step(&mut run)?;
     }
-    run.finish()
+    let summary = run.finish()?;
+    card::write(recipe, &data, &summary)?;
+    Ok(summary)
 }
 
 fn step(run: &mut Run) -> Result<()> {
