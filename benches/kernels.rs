@@ -63,7 +63,7 @@ fn for_shapes<E: Element>(name: &str, peak: f64) {
 
 fn time<E: Element>(kernels: &Kernels<E>, x: &[E], rows: usize, weight: Matrix) -> f64 {
     let begin = processor_seconds();
-    let term = Term { rows: Rows { numbers: x, step: weight.columns }, weight };
+    let term = Term::along(Rows { numbers: x, step: weight.columns }, weight);
     kernels.multiply(rows, [&[term]], |block: Block<1>| {
         std::hint::black_box(&block.sums);
     });

@@ -13,14 +13,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
-use fireval::engine::budget::Memory;
 use fireval::engine::cost::Cost;
-use fireval::engine::open::Home;
 use fireval::kernel::{Element, Isa};
+use fireval::memory::Memory;
 use fireval::model::candle::{self, CandleDecoder, Numerics};
 use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
+use fireval::model::home::Home;
 use fireval::model::packed::Packed;
 use fireval::weights::Checkpoint;
 use fireval::weights::writer::Dtype;

@@ -4,6 +4,7 @@
 // 0 values
 pub mod digest;
 pub mod disk;
+pub mod memory;
 pub mod progress;
 pub mod protocol;
 pub mod python;
@@ -18,9 +19,11 @@ pub mod weights;
 
 pub mod chat;
 pub mod hub;
+pub mod language;
 pub mod rows;
 pub mod tokenizer;
 // 2 meanings
+pub mod dialogue;
 pub mod model;
 pub mod model_id;
 pub mod task;

@@ -25,11 +25,14 @@ impl Random {
     }
 
     pub fn next_u64(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.state = self.state.wrapping_add(STEP);
+        mixed(self.state)
+    }
+
+    /// The number that `index` calls of [`Random::next_u64`] skip.
+    #[inline]
+    pub fn nth_u64(&self, index: usize) -> u64 {
+        mixed(self.state.wrapping_add(STEP.wrapping_mul(index as u64 + 1)))
     }
 
     /// Uniform in [0, 1).
@@ -56,6 +59,15 @@ impl Random {
     }
 }
 
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+#[inline]
+fn mixed(state: u64) -> u64 {
+    let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +78,8 @@ mod tests {
         let mut random = Random::new(1_234_567);
         assert_eq!(random.next_u64(), 6_457_827_717_110_365_317);
         assert_eq!(random.next_u64(), 3_203_168_211_198_807_973);
+        let start = Random::new(1_234_567);
+        assert_eq!([start.nth_u64(1), start.nth_u64(0)], [3_203_168_211_198_807_973, 6_457_827_717_110_365_317]);
     }
 
     #[test]

@@ -163,12 +163,61 @@ fn a_streamed_model_has_the_bits_of_a_resident_one() {
         let (resident, streamed) = (options(), LoadOptions { memory: 0, ..options() });
         let (resident, streamed) = (cpu::<bf16>(folder.path(), &resident), cpu::<bf16>(folder.path(), &streamed));
         assert!(streamed.is_streamed() && !resident.is_streamed());
+        assert_eq!(resident.groups_of_a_layer(), 1);
+        assert_eq!(streamed.groups_of_a_layer(), if config.get("num_local_experts").is_some() { 5 } else { 2 });
         assert_eq!(scores(&resident), scores(&streamed));
         let documents = documents(9, 90);
         let asked: Vec<&[Request]> = documents.iter().map(Vec::as_slice).collect();
         let answers = invariance::answers(&mut engine(folder.path(), resident), &asked);
         assert_eq!(answers, invariance::answers(&mut engine(folder.path(), streamed), &asked), "texts too");
     }
+}
+
+/// Four layers of 8 experts, 6.4 MB each.
+fn wide_mixture() -> Value {
+    let mut config = long(mixture_config());
+    for (key, value) in
+        [("hidden_size", 256), ("intermediate_size", 512), ("num_local_experts", 8), ("num_hidden_layers", 4)]
+    {
+        config[key] = json!(value);
+    }
+    config
+}
+
+#[test]
+fn a_layer_that_does_not_fit_is_streamed_in_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_folder(folder.path(), &wide_mixture(), Dtype::BF16);
+    let ids: Vec<u32> = (0..700).map(|index| (index * 37 + 11) % 64).collect();
+    let ask = |decoder: &CpuDecoder<bf16>| {
+        let hidden = decoder.walk(&Packed::rows(&[&ids]), Pasts::None).unwrap();
+        let wanted: Vec<Wanted> = (0..700).map(|row| Wanted { row, token: ids[row] }).collect();
+        decoder.score(&hidden, &wanted).unwrap()
+    };
+    let load = |memory: u64| cpu::<bf16>(folder.path(), &LoadOptions { memory, ..options() });
+    // What a decoder takes to hold with 4,096 tokens on their way, in a program of 128 MiB.
+    let needed = |decoder: &CpuDecoder<bf16>| {
+        let footprint = decoder.footprint();
+        (footprint.fixed + 4096 * footprint.per_token) as u64 + (128 << 20)
+    };
+    let resident = load(ENOUGH);
+    let expected = ask(&resident);
+    let mut cuts = vec![];
+    for saved in (0..21).map(|megabytes| megabytes << 20) {
+        let memory = needed(&resident) - saved;
+        let decoder = load(memory);
+        assert!(needed(&decoder) <= memory, "{saved} bytes less");
+        assert_eq!(decoder.is_streamed(), saved > 0);
+        assert!(ask(&decoder) == expected, "{} groups", decoder.groups_of_a_layer());
+        cuts.push(decoder.groups_of_a_layer());
+    }
+    cuts.dedup();
+    assert_eq!(cuts, [1, 2, 3, 5, 9], "whole while two layers fit, then as few groups as fit");
+    // Next to no memory: the smallest groups, and the wave in chunks of 256 tokens.
+    let smallest = load(0);
+    assert_eq!(smallest.groups_of_a_layer(), 9);
+    assert!(needed(&smallest) < needed(&resident) - (24 << 20), "the chunk is smaller too");
+    assert!(ask(&smallest) == expected);
 }
 
 #[test]

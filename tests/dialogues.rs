@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use fireval::chat::Message;
+use fireval::dialogue::Dialogue;
+use fireval::dialogue::format::{Example, Format, Formatter};
+use fireval::dialogue::pieces::{Long, pieces};
 use fireval::tokenizer::Tokenizer;
-use fireval::train::dialogue::Dialogue;
-use fireval::train::format::{Example, Format, Formatter, pack};
+use fireval::train::format::pack;
 use serde_json::{Value, json};
 
 fn fixture(name: &str) -> PathBuf {
@@ -33,6 +35,7 @@ fn dialogue(messages: &Value) -> Dialogue {
     Dialogue {
         place: "some.jsonl, line 3".to_owned(),
         messages: messages.as_array().unwrap().iter().map(message).collect(),
+        cut_tail: false,
     }
 }
 
@@ -54,12 +57,12 @@ fn turns(texts: &[&str]) -> Value {
 #[test]
 fn tokens_and_masks_are_those_of_the_reference_programs() {
     let cases: Vec<Value> = serde_json::from_str(&text(&fixture("dialogues/expected.json"))).unwrap();
-    assert_eq!(cases.len(), 26);
+    assert_eq!(cases.len(), 40);
     for case in &cases {
         let kind = case["tokenizer"].as_str().unwrap();
         let name = case["format"].as_str().unwrap();
         let (format, tokenizer) = match name {
-            "firefly-mistral" => (Format::FireflyMistral, tokenizer(kind, None)),
+            "firefly-mistral" | "firefly-mixtral" | "mistral" => (name.parse().unwrap(), tokenizer(kind, None)),
             file => (Format::ChatTemplate, tokenizer(kind, Some(&text(&fixture("chat").join(file))))),
         };
         let formatter = Formatter::new(format, &tokenizer, 1024).unwrap();
@@ -80,6 +83,62 @@ fn a_long_dialogue_is_cut_at_its_end() {
     let cut = Formatter::new(Format::FireflyMistral, &tokenizer, 5).unwrap().example(&dialogue(&messages)).unwrap();
     assert_eq!((cut.ids.as_slice(), cut.learnt.as_slice()), (&whole.ids[..5], &whole.learnt[..5]));
     assert_eq!((cut.target_count(), whole.target_count() > 0), (0, true));
+}
+
+/// Turns of ten or so tokens each, after a system turn.
+fn long_dialogue() -> Dialogue {
+    let mut messages = vec![json!({"role": "system", "content": "Be brief."})];
+    for index in 0..4 {
+        messages.push(json!({"role": "user", "content": format!("Tell me a joke about cats, number {index}.")}));
+        messages.push(json!({"role": "assistant", "content": format!("Why did cat {index} sit on the mouse?")}));
+    }
+    dialogue(&Value::from(messages))
+}
+
+#[test]
+fn a_long_dialogue_is_split_between_turns() {
+    let tokenizer = tokenizer("byte-level", None);
+    let whole = |messages: &[Message]| {
+        Formatter::new(Format::Mistral, &tokenizer, usize::MAX).unwrap().whole(messages).unwrap()
+    };
+    let dialogue = long_dialogue();
+    let (system, turns) = dialogue.messages.split_first().unwrap();
+    let part = |turns: &[Message]| whole(&[std::slice::from_ref(system), turns].concat());
+    let limit = part(&turns[..4]).ids.len();
+    let formatter = Formatter::new(Format::Mistral, &tokenizer, limit).unwrap();
+    let split = pieces(&dialogue, &formatter, Long::Split).unwrap();
+    assert_eq!(split.examples, [part(&turns[..4]), part(&turns[4..])], "each begins anew with the system turn");
+    assert!(split.split && !split.cut);
+    assert_eq!(split.tokens, whole(&dialogue.messages).ids.len());
+    let cut = pieces(&dialogue, &formatter, Long::Cut).unwrap();
+    assert!(cut.cut && !cut.split && cut.examples.len() == 1);
+    assert_eq!(cut.examples[0].ids, whole(&dialogue.messages).ids[..limit]);
+}
+
+#[test]
+fn an_exchange_longer_than_the_limit_is_cut() {
+    let tokenizer = tokenizer("byte-level", None);
+    let dialogue = long_dialogue();
+    let one = Formatter::new(Format::Mistral, &tokenizer, usize::MAX).unwrap().whole(&dialogue.messages[..3]).unwrap();
+    let formatter = Formatter::new(Format::Mistral, &tokenizer, one.ids.len() - 2).unwrap();
+    let found = pieces(&dialogue, &formatter, Long::Split).unwrap();
+    assert!(found.cut && found.split && found.examples.len() == 4);
+    assert_eq!(found.examples[0].ids, one.ids[..one.ids.len() - 2]);
+    let nothing = Formatter::new(Format::Mistral, &tokenizer, 5).unwrap();
+    assert_eq!(pieces(&dialogue, &nothing, Long::Split).unwrap().examples, []);
+    let short = Formatter::new(Format::Mistral, &tokenizer, 1024).unwrap();
+    let all = pieces(&dialogue, &short, Long::Split).unwrap();
+    assert!(!all.cut && !all.split && all.examples.len() == 1);
+}
+
+#[test]
+fn formats_are_known_by_name() {
+    for format in Format::ALL {
+        assert_eq!(format.name().parse::<Format>().unwrap(), format);
+        assert_eq!(serde_json::to_value(format).unwrap(), format.name());
+    }
+    let error = "firefly-mixtra".parse::<Format>().unwrap_err().to_string();
+    assert!(error.contains("did you mean `firefly-mixtral`?"), "{error}");
 }
 
 #[test]
@@ -115,10 +174,12 @@ fn what_a_format_needs_is_asked_for() {
     let plain = tokenizer("byte-level", None);
     let error = Formatter::new(Format::ChatTemplate, &plain, 8).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("no chat template"), "{error}");
-    let formatter = Formatter::new(Format::FireflyMistral, &plain, 8).unwrap();
     let system = json!([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]);
-    let error = format!("{:#}", formatter.example(&dialogue(&system)).unwrap_err());
-    assert!(error.contains("line 3") && error.contains("no place for a system turn"), "{error}");
+    for format in [Format::FireflyMistral, Format::FireflyMixtral] {
+        let formatter = Formatter::new(format, &plain, 8).unwrap();
+        let error = format!("{:#}", formatter.example(&dialogue(&system)).unwrap_err());
+        assert!(error.contains("line 3") && error.contains("no place for a system turn"), "{error}");
+    }
 }
 
 #[test]

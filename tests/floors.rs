@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up; what stands beside each other on a floor does not import each other.
 const FLOORS: &[(&str, &[&str])] = &[
-    ("values", &["digest", "progress", "protocol", "python", "random", "request", "settings", "stats"]),
+    ("values", &["digest", "memory", "progress", "protocol", "python", "random", "request", "settings", "stats"]),
     ("records", &["disk", "score"]),
     ("kernels", &["kernel"]),
     ("weights", &["weights"]),
-    ("doors", &["chat", "hub", "rows", "tokenizer"]),
-    ("meanings", &["model", "model_id", "published", "task"]),
+    ("doors", &["chat", "hub", "language", "rows", "tokenizer"]),
+    ("meanings", &["dialogue", "model", "model_id", "published", "task"]),
     ("workers", &["engine", "store", "train", "transform"]),
     ("together", &["project"]),
     ("evaluation", &["eval"]),
@@ -26,6 +26,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tokenizers", &["tokenizer"]),
     ("hf_hub", &["hub"]),
     ("polars", &["rows"]),
+    ("whatlang", &["language"]),
     ("minijinja", &["chat"]),
     ("comfy_table", &["report"]),
     ("indicatif", &["progress"]),

@@ -1,14 +1,17 @@
-//! Loss and gradients of the LoRA pairs against transformers + peft (tests/fixtures/lora), on the tiny Mixtral.
+//! Loss and gradients of the LoRA pairs, in both homes, against transformers + peft (tests/fixtures/lora), on the tiny
+//! Mixtral.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use fireval::kernel::Isa;
 use fireval::model::adapter::Adapter;
-use fireval::model::candle::{CandleDecoder, LoadOptions, Loss, LossOptions, Numerics, PairGradient};
+use fireval::model::candle::{self, CandleDecoder, Numerics};
 use fireval::model::config::ModelConfig;
-use fireval::model::decoder::Decoder;
+use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::packed::Packed;
+use fireval::model::training::{Gradients, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
 use fireval::weights::Checkpoint;
 use serde_json::Value;
 
@@ -20,20 +23,41 @@ fn reference() -> Value {
     serde_json::from_slice(&std::fs::read(fixture("lora/ref.json")).unwrap()).unwrap()
 }
 
-struct Case {
-    decoder: CandleDecoder,
-    adapter: Adapter,
-    packed: Packed,
-    targets: Vec<Option<u32>>,
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Home {
+    Candle,
+    Cpu,
 }
 
-fn case(nf4: bool) -> Case {
+struct Case {
+    decoder: Box<dyn Trainable>,
+    adapter: Adapter,
+    batch: MicroBatch,
+}
+
+impl Case {
+    fn gradients(&self, options: &LossOptions) -> (Loss, Gradients) {
+        let mut sums = Gradients::zeros(&self.adapter);
+        let losses = self.decoder.gradients(std::slice::from_ref(&self.batch), options, 1.0, &mut sums).unwrap();
+        (losses[0], sums)
+    }
+}
+
+fn case(home: Home, nf4: bool) -> Case {
     let checkpoint = Checkpoint::open(&fixture("tiny-mixtral")).unwrap();
     let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
-    let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4 };
-    let mut decoder = CandleDecoder::load(&checkpoint, &config, &options).unwrap();
     let adapter = fireval::model::adapter::peft::read(&fixture("lora"), &config).unwrap();
-    decoder.set_adapter(&adapter).unwrap();
+    let mut decoder: Box<dyn Trainable> = match home {
+        Home::Candle => {
+            let options = candle::LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4 };
+            Box::new(CandleDecoder::load(&checkpoint, &config, &options).unwrap())
+        }
+        Home::Cpu => {
+            let options = cpu::LoadOptions { isa: Isa::best(), rounded_to_f16: false, nf4, memory: u64::MAX };
+            Box::new(CpuDecoder::<f32>::load(checkpoint, &config, &options).unwrap())
+        }
+    };
+    decoder.adapt(&adapter).unwrap();
     let batch = &reference()["batch"];
     let rows = |key: &str| -> Vec<Vec<i64>> { serde_json::from_value(batch[key].clone()).unwrap() };
     let (mut packed, mut targets) = (Packed::default(), Vec::new());
@@ -43,11 +67,11 @@ fn case(nf4: bool) -> Case {
         let next = labels[1..len].iter().map(|&label| u32::try_from(label).ok());
         targets.extend(next.chain([None]));
     }
-    Case { decoder, adapter, packed, targets }
+    Case { decoder, adapter, batch: MicroBatch { packed, targets, seed: 1 } }
 }
 
 fn options(router_aux_loss_coef: f64, recompute: bool) -> LossOptions {
-    LossOptions { router_aux_loss_coef, recompute, dropout: 0.0, seed: 1 }
+    LossOptions { router_aux_loss_coef, recompute, dropout: 0.0 }
 }
 
 fn near(found: f64, expected: f64, what: &str) {
@@ -67,16 +91,15 @@ fn norm(values: &[f32]) -> f64 {
     values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt()
 }
 
-fn agrees(key: &str, coefficient: f64, recompute: bool) {
-    let (case, reference) = (case(false), reference());
-    let (loss, gradients): (Loss, _) =
-        case.decoder.loss_and_gradients(&case.packed, &case.targets, &options(coefficient, recompute)).unwrap();
+fn agrees(home: Home, key: &str, coefficient: f64, recompute: bool) {
+    let (case, reference) = (case(home, false), reference());
+    let (loss, gradients) = case.gradients(&options(coefficient, recompute));
     let expected = &reference[key];
     near(loss.total, expected["loss"].as_f64().unwrap(), "loss");
     if let Some(aux) = expected["aux_loss"].as_f64() {
         near(loss.router_aux.unwrap(), aux, "router loss");
     }
-    let named = named(&case.adapter, &gradients);
+    let named = named(&case.adapter, &gradients.pairs);
     let norms = expected["grad_norms"].as_object().unwrap();
     assert_eq!(norms.len(), named.len());
     for (name, values) in &named {
@@ -100,45 +123,50 @@ fn agrees(key: &str, coefficient: f64, recompute: bool) {
 
 #[test]
 fn cross_entropy_and_its_gradients_agree() {
-    agrees("ce", 0.0, true);
-    agrees("ce", 0.0, false);
+    agrees(Home::Cpu, "ce", 0.0, true);
+    agrees(Home::Candle, "ce", 0.0, true);
+    agrees(Home::Candle, "ce", 0.0, false);
 }
 
 #[test]
 fn the_router_s_loss_and_its_gradients_agree() {
-    agrees("aux", 0.02, true);
-    agrees("aux", 0.02, false);
+    agrees(Home::Cpu, "aux", 0.02, true);
+    agrees(Home::Candle, "aux", 0.02, true);
+    agrees(Home::Candle, "aux", 0.02, false);
 }
 
 #[test]
 fn recomputed_gradients_have_the_bits_of_kept_ones() {
-    let case = case(true);
+    let mut case = case(Home::Candle, true);
     let mut options = options(0.02, true);
     options.dropout = 0.1;
-    let run = |options: &LossOptions| case.decoder.loss_and_gradients(&case.packed, &case.targets, options).unwrap();
-    let recomputed = run(&options);
+    let recomputed = case.gradients(&options);
     options.recompute = false;
-    assert_eq!(recomputed, run(&options));
-    options.seed = 2;
-    assert_ne!(recomputed.0, run(&options).0, "another seed drops other inputs");
+    assert_eq!(recomputed, case.gradients(&options));
+    case.batch.seed = 2;
+    assert_ne!(recomputed.0, case.gradients(&options).0, "another seed drops other inputs");
 }
 
 #[test]
 fn the_loss_on_a_base_in_nf4_agrees() {
-    let case = case(true);
-    let expected = &reference()["qlora_nf4dq"];
-    let loss = case.decoder.loss(&case.packed, &case.targets, &options(0.02, true)).unwrap();
-    near(loss.total, expected["loss_with_aux"].as_f64().unwrap(), "loss");
-    near(loss.router_aux.unwrap(), expected["aux_loss"].as_f64().unwrap(), "router loss");
+    for home in [Home::Candle, Home::Cpu] {
+        let case = case(home, true);
+        let expected = &reference()["qlora_nf4dq"];
+        let loss = case.decoder.losses(std::slice::from_ref(&case.batch), &options(0.02, true)).unwrap()[0];
+        near(loss.total, expected["loss_with_aux"].as_f64().unwrap(), "loss");
+        near(loss.router_aux.unwrap(), expected["aux_loss"].as_f64().unwrap(), "router loss");
+    }
 }
 
 #[test]
 fn an_adapter_that_does_not_fit_is_named() {
-    let Case { mut decoder, mut adapter, .. } = case(false);
-    adapter.pairs[0].module = "model.layers.9.self_attn.q_proj".to_owned();
-    let error = decoder.set_adapter(&adapter).unwrap_err().to_string();
-    assert!(error.contains("model.layers.9.self_attn.q_proj"), "{error}");
-    adapter.pairs.remove(0);
-    adapter.pairs[0].a.columns -= 1;
-    assert!(decoder.set_adapter(&adapter).unwrap_err().to_string().contains(&adapter.pairs[0].module));
+    for home in [Home::Candle, Home::Cpu] {
+        let Case { mut decoder, mut adapter, .. } = case(home, false);
+        adapter.pairs[0].module = "model.layers.9.self_attn.q_proj".to_owned();
+        let error = decoder.adapt(&adapter).unwrap_err().to_string();
+        assert!(error.contains("model.layers.9.self_attn.q_proj"), "{error}");
+        adapter.pairs.remove(0);
+        adapter.pairs[0].a.columns -= 1;
+        assert!(decoder.adapt(&adapter).unwrap_err().to_string().contains(&adapter.pairs[0].module));
+    }
 }

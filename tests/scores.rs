@@ -8,9 +8,10 @@
 
 use std::path::{Path, PathBuf};
 
-use fireval::engine::budget::Memory;
-use fireval::engine::open::{Home, Place, open};
+use fireval::engine::open::{Place, open};
 use fireval::engine::{Engine, Work};
+use fireval::memory::Memory;
+use fireval::model::home::Home;
 use fireval::model_id::ModelId;
 use fireval::progress::Progress;
 use fireval::protocol::Protocol;

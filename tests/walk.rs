@@ -5,9 +5,10 @@ mod tiny;
 
 use std::path::Path;
 
-use fireval::engine::budget::{Limits, Memory};
+use fireval::engine::budget::Limits;
 use fireval::engine::local::LocalEngine;
 use fireval::engine::{Engine, Work};
+use fireval::memory::Memory;
 use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use fireval::model::config::ModelConfig;
 use fireval::progress::Progress;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::measure::RunFlags;
 use super::{Verdict, Workplace, output};
 use crate::train::plan::plan;
 use crate::train::recipe::Recipe;
@@ -17,6 +18,8 @@ pub struct Args {
     /// Only print trainable parameters, steps, tokens and memory; no weight is loaded.
     #[arg(long)]
     plan: bool,
+    #[command(flatten)]
+    run: RunFlags,
 }
 
 pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
@@ -30,7 +33,9 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     }
     recipe.check_followed().with_context(|| args.recipe.display().to_string())?;
     let model = checkpoint()?;
-    let summary = finetune(&recipe, &model, &FinetuneOptions::default())?;
+    args.run.take_threads()?;
+    let options = FinetuneOptions { home: args.run.home(), memory: args.run.memory(), ..FinetuneOptions::default() };
+    let summary = finetune(&recipe, &model, &options)?;
     output::print(&format!("{summary}\n"))?;
     Ok(Verdict::Done)
 }

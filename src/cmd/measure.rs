@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::Workplace;
 use crate::compare::{Column, Contender, Outcome};
-use crate::engine::budget::Memory;
-use crate::engine::open::Home;
 use crate::eval::{self, Conditions, Questions, Run, Subject};
+use crate::memory::Memory;
+use crate::model::home::Home;
 use crate::model_id::Quantization;
 use crate::progress::Progress;
 use crate::project::{ModelSpec, Source};
@@ -44,7 +44,7 @@ pub struct MeasureFlags {
     run: RunFlags,
 }
 
-/// With what a model is run; scores do not depend on memory or threads.
+/// With what a model is run; nothing that comes out depends on memory or threads.
 #[derive(Args, Clone, Copy)]
 pub struct RunFlags {
     /// Whose arithmetic runs the model [default: cpu].
@@ -138,12 +138,16 @@ impl MeasureFlags {
 }
 
 impl RunFlags {
-    fn memory(&self) -> Memory {
+    pub fn home(&self) -> Home {
+        self.decoder.unwrap_or_default()
+    }
+
+    pub fn memory(&self) -> Memory {
         self.memory.unwrap_or_else(Memory::half_of_free)
     }
 
     /// Sets the number of threads, before any is started.
-    fn take_threads(&self) -> Result<()> {
+    pub fn take_threads(&self) -> Result<()> {
         match self.threads {
             Some(threads) => rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("--threads"),
             None => Ok(()),

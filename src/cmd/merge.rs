@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::{Verdict, Workplace, output};
-use crate::engine::budget::Memory;
+use crate::memory::Memory;
 use crate::model_id::{Quantization, own_dtype};
 use crate::project::ModelSpec;
 use crate::transform::merge::{MergeSummary, merge};

@@ -4,6 +4,7 @@
 //! wrong usage too). A reader that closes the pipe early is no error.
 
 mod compare;
+mod dialogues;
 mod dry_run;
 mod eval;
 mod export;
@@ -50,6 +51,7 @@ enum Command {
     Compare(compare::Args),
     Export(export::Args),
     Finetune(finetune::Args),
+    Dialogues(dialogues::Args),
     Upcycle(upcycle::Args),
     Merge(merge::Args),
     Quantize(quantize::Args),
@@ -104,6 +106,7 @@ fn run(cli: Cli) -> Result<Verdict> {
         Command::Compare(args) => compare::run(&place, args),
         Command::Export(args) => export::run(&place, args),
         Command::Finetune(args) => finetune::run(&place, args),
+        Command::Dialogues(args) => dialogues::run(&place, args),
         Command::Upcycle(args) => upcycle::run(&place, args),
         Command::Merge(args) => merge::run(&place, args),
         Command::Quantize(args) => quantize::run(&place, args),

@@ -90,7 +90,8 @@ impl<'a, I: Iterator<Item = Result<Prompt<'a>>>> Admission<I, Prompt<'a>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::budget::{Limits, Memory};
+    use crate::engine::budget::Limits;
+    use crate::memory::Memory;
     use crate::model::decoder::Footprint;
 
     /// 1,000 bytes a token of a wave, 10 a token of a past, 100,000 in all.

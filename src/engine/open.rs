@@ -3,44 +3,21 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use candle_core::Device;
-use clap::ValueEnum;
 use half::bf16;
 
-use super::budget::{Limits, Memory};
+use super::budget::Limits;
 use super::local::LocalEngine;
 use super::{Engine, cost};
-use crate::kernel::{Element, Isa};
+use crate::kernel::Element;
+use crate::memory::Memory;
 use crate::model::adapter::{Adapter, peft};
-use crate::model::candle::{CandleDecoder, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
-use crate::model::cpu::{self, CpuDecoder};
 use crate::model::decoder::{Decoder, Footprint};
+use crate::model::home::{Held, Home, candle, cpu};
 use crate::model_id::ModelId;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
 use crate::weights::writer::Dtype;
-
-/// Where a decoder's arithmetic is at home.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Home {
-    /// Kernels of our own.
-    #[default]
-    Cpu,
-    /// candle's tensors.
-    Candle,
-}
-
-impl Home {
-    /// What an identity says of it for a model of that dtype: a number that grows when the arithmetic changes, and what
-    /// this processor makes of products and sums where that shows in the last bits.
-    pub fn engine(self, dtype: Dtype) -> String {
-        match self {
-            Home::Cpu => format!("cpu-1-{}", Isa::best().arithmetic(dtype == Dtype::BF16)),
-            Home::Candle => "candle-cpu-1".to_owned(),
-        }
-    }
-}
 
 /// A model on disk, and where it is to run.
 #[derive(Clone, Copy)]
@@ -66,13 +43,6 @@ pub fn open(place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine
         (Home::Cpu, Dtype::F32 | Dtype::F16) => made.engine(cpu::<f32>(checkpoint, &config, held, memory)?),
         (Home::Candle, _) => made.engine(candle(&checkpoint, &config, held)?),
     }
-}
-
-/// How weights are held.
-#[derive(Clone, Copy)]
-pub struct Held {
-    pub dtype: Dtype,
-    pub nf4: bool,
 }
 
 /// What a plan has to know of a decoder.
@@ -134,23 +104,4 @@ impl Made<'_> {
         let tokenizer = Tokenizer::open(self.place.checkpoint)?;
         Ok(Box::new(LocalEngine::new(self.id.clone(), decoder, tokenizer, Limits::of(self.memory))))
     }
-}
-
-fn cpu<E: Element>(checkpoint: Checkpoint, config: &ModelConfig, held: Held, memory: Memory) -> Result<CpuDecoder<E>> {
-    let options = cpu::LoadOptions {
-        isa: Isa::best(),
-        rounded_to_f16: held.dtype == Dtype::F16,
-        nf4: held.nf4,
-        memory: memory.0,
-    };
-    CpuDecoder::load(checkpoint, config, &options)
-}
-
-fn candle(checkpoint: &Checkpoint, config: &ModelConfig, held: Held) -> Result<CandleDecoder> {
-    let numerics = match held.dtype {
-        Dtype::F32 => Numerics::F32,
-        Dtype::BF16 => Numerics::BF16,
-        Dtype::F16 => Numerics::F16,
-    };
-    CandleDecoder::load(checkpoint, config, &LoadOptions { device: Device::Cpu, numerics, nf4: held.nf4 })
 }

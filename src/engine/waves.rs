@@ -151,7 +151,8 @@ impl Wave {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::budget::{Limits, Memory};
+    use crate::engine::budget::Limits;
+    use crate::memory::Memory;
     use crate::model::decoder::Footprint;
 
     /// Room for waves of `wave_tokens`, and for one document of `most`.

@@ -2,8 +2,9 @@
 
 use half::bf16;
 
+use super::matrix::bytes_of;
 use super::tile::{self, Kernel};
-use super::{Isa, math};
+use super::{Isa, Numbers, math};
 
 /// A number that products are made of.
 pub trait Element: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 'static {
@@ -19,6 +20,12 @@ pub trait Element: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 
 
     /// The micro-kernel of a level.
     fn kernel(isa: Isa) -> Kernel<Self>;
+
+    /// Numbers in memory, to be read as a matrix.
+    fn numbers(values: &[Self]) -> Numbers<'_>;
+
+    /// Numbers from their little-endian bytes.
+    fn read(bytes: &[u8], out: &mut [Self]);
 }
 
 impl Element for f32 {
@@ -38,6 +45,15 @@ impl Element for f32 {
     fn kernel(isa: Isa) -> Kernel<f32> {
         tile::f32_kernel(isa)
     }
+
+    fn numbers(values: &[f32]) -> Numbers<'_> {
+        Numbers::F32(bytes_of(values))
+    }
+
+    #[inline(always)]
+    fn read(bytes: &[u8], out: &mut [f32]) {
+        out.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(out, bytes)| *out = f32::from_le_bytes(*bytes));
+    }
 }
 
 impl Element for bf16 {
@@ -56,5 +72,14 @@ impl Element for bf16 {
 
     fn kernel(isa: Isa) -> Kernel<bf16> {
         tile::bf16_kernel(isa)
+    }
+
+    fn numbers(values: &[bf16]) -> Numbers<'_> {
+        Numbers::Bf16(bytes_of(values))
+    }
+
+    #[inline(always)]
+    fn read(bytes: &[u8], out: &mut [bf16]) {
+        out.iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(out, bytes)| *out = bf16::from_le_bytes(*bytes));
     }
 }

@@ -54,7 +54,7 @@ impl<E: Element> Kernels<E> {
         let (mut parts, mut logits) = (vec![Part::default(); panels * count], vec![0f32; picks.len()]);
         {
             let (parts, logits) = (Shared::new(&mut parts), Shared::new(&mut logits));
-            self.multiply(count, [&[Term { rows, weight: head }]], |block: Block<1>| {
+            self.multiply(count, [&[Term::along(rows, head)]], |block: Block<1>| {
                 let panel = block.columns.start / WIDTH;
                 let (first, width) = (block.rows.start, block.columns.len());
                 let [sums] = block.sums;

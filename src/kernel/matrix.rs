@@ -64,6 +64,28 @@ impl Matrix<'_> {
         }
     }
 
+    /// Columns `from..from + out.len()` of `row` as products take them; `decoded` is a buffer.
+    pub(super) fn read_part<E: Element>(
+        &self,
+        isa: Isa,
+        row: usize,
+        from: usize,
+        decoded: &mut Vec<f32>,
+        out: &mut [E],
+    ) {
+        if let Some(bytes) = self.stored_as::<E>(row, from) {
+            return E::read(&bytes[..size_of_val(out)], out);
+        }
+        let block = match self.numbers {
+            Numbers::Blocks { blocks, .. } => blocks.count,
+            Numbers::F32(_) | Numbers::F16(_) | Numbers::Bf16(_) | Numbers::Nf4 { .. } => 1,
+        };
+        let (start, end) = (from / block * block, (from + out.len()).next_multiple_of(block));
+        decoded.resize(end - start, 0.0);
+        self.decode_row(isa, row, start, decoded);
+        convert(isa, &decoded[from - start..][..out.len()], out);
+    }
+
     /// The bytes of a row from column `from` on, where the numbers are stored just as `E` has them.
     pub(super) fn stored_as<E: Element>(&self, row: usize, from: usize) -> Option<&[u8]> {
         let (bytes, width) = match self.numbers {
@@ -78,8 +100,9 @@ impl Matrix<'_> {
 }
 
 /// A matrix of numbers in memory.
-pub fn bytes_of(values: &[f32]) -> &[u8] {
-    // SAFETY: any f32 is four bytes, and bytes need no alignment. (Both are little-endian on every target that builds.)
+pub fn bytes_of<E: Element>(values: &[E]) -> &[u8] {
+    // SAFETY: an element is a plain number, and bytes need no alignment. (Both are little-endian on every target that
+    // builds.)
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 

@@ -8,6 +8,7 @@
 //! and no decision looks at how many rows or threads there are; so a row has the same bits in any company.
 
 pub mod attention;
+pub mod backward;
 mod element;
 pub mod head;
 mod isa;
@@ -26,3 +27,4 @@ pub use isa::Isa;
 pub use matrix::{Blocks, Matrix, Numbers};
 pub use pool::Pool;
 pub use shared::{Shared, Strip};
+pub use tile::WIDTH as PANEL_WIDTH;

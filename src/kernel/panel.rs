@@ -2,6 +2,7 @@
 //!
 //! A panel's unit is 32 bits (an f32, or a pair of bf16), so one transposition of 32-bit numbers serves both.
 
+use super::isa::for_every_isa;
 use super::matrix::convert;
 use super::tile::WIDTH;
 use super::{Element, Isa, Matrix};
@@ -44,6 +45,34 @@ impl<E: Element> Packing<E> {
         groups
     }
 
+    /// Packs rows `from..to` of the 64 columns from `first` on: the panel of a product with the matrix transposed. Columns
+    /// beyond the last are 0, and so is what fills the last group. Returns the number of groups.
+    pub fn pack_across(
+        &mut self,
+        isa: Isa,
+        matrix: &Matrix,
+        first: usize,
+        (from, to): (usize, usize),
+        panel: &mut Vec<E>,
+    ) -> usize {
+        let groups = (to - from).div_ceil(E::GROUP);
+        panel.resize((groups * E::GROUP * WIDTH).max(panel.len()), E::default());
+        let present = WIDTH.min(matrix.columns - first);
+        self.rows.clear();
+        self.rows.resize(E::GROUP * WIDTH, E::default());
+        for (group, panel) in panel.chunks_exact_mut(E::GROUP * WIDTH).take(groups).enumerate() {
+            for (lane, out) in self.rows.chunks_exact_mut(WIDTH).enumerate() {
+                let row = from + group * E::GROUP + lane;
+                match row < to {
+                    true => matrix.read_part(isa, row, first, &mut self.decoded, &mut out[..present]),
+                    false => out.fill(E::default()),
+                }
+            }
+            interleave(isa, &self.rows, panel);
+        }
+        groups
+    }
+
     /// Fills `rows`: (64, depth).
     fn decode(&mut self, isa: Isa, matrix: &Matrix, first: usize, (from, to): (usize, usize), depth: usize) {
         self.decoded.resize(to - from, 0.0);
@@ -53,6 +82,22 @@ impl<E: Element> Packing<E> {
         for (row, out) in self.rows.chunks_exact_mut(depth).enumerate().take(present) {
             matrix.decode_row(isa, first + row, from, &mut self.decoded);
             convert(isa, &self.decoded, &mut out[..to - from]);
+        }
+    }
+}
+
+for_every_isa! {
+    /// (GROUP, 64) to (64, GROUP).
+    fn interleave<E: Element>(rows: &[E], panel: &mut [E]) {
+        let _ = FUSED;
+        match E::GROUP {
+            1 => panel.copy_from_slice(rows),
+            _ => {
+                let (first, second) = rows.split_at(WIDTH);
+                for (pair, (first, second)) in panel.chunks_exact_mut(2).zip(first.iter().zip(second)) {
+                    (pair[0], pair[1]) = (*first, *second);
+                }
+            }
         }
     }
 }

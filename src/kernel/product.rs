@@ -16,15 +16,51 @@ use super::{Element, Isa, Matrix, Pool};
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a, E> {
     pub numbers: &'a [E],
-    /// At least the matrix' columns filled up to a whole group ([`padded`]); what fills up is 0.
+    /// At least the depth of the product filled up to a whole group ([`padded`]); what fills up is 0.
     pub step: usize,
 }
 
-/// One product of a sum: `rows * weight^T`.
+/// One product of a sum.
 #[derive(Clone, Copy, Debug)]
 pub struct Term<'a, E> {
     pub rows: Rows<'a, E>,
     pub weight: Matrix<'a>,
+    pub side: Side,
+}
+
+/// Which way a matrix is gone through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `rows * weight^T`: a linear; the result has a column for each row of the weight.
+    Along,
+    /// `rows * weight`: back through a linear; a column for each of the weight's columns.
+    Across,
+}
+
+impl<'a, E> Term<'a, E> {
+    /// `rows * weight^T`.
+    pub fn along(rows: Rows<'a, E>, weight: Matrix<'a>) -> Term<'a, E> {
+        Term { rows, weight, side: Side::Along }
+    }
+
+    /// `rows * weight`.
+    pub fn across(rows: Rows<'a, E>, weight: Matrix<'a>) -> Term<'a, E> {
+        Term { rows, weight, side: Side::Across }
+    }
+
+    fn outputs(&self) -> usize {
+        match self.side {
+            Side::Along => self.weight.rows,
+            Side::Across => self.weight.columns,
+        }
+    }
+
+    fn depth(&self) -> usize {
+        match self.side {
+            Side::Along => self.weight.columns,
+            Side::Across => self.weight.rows,
+        }
+    }
 }
 
 /// The sums of some rows and of one panel's columns, for each of `N` products.
@@ -75,10 +111,9 @@ impl<E: Element> Kernels<E> {
         Kernels { isa, buffers: Pool::default() }
     }
 
-    /// For `count` rows the sums of `products`, each a sum of terms; all first weights have the same number of rows
-    /// (outputs). `finish` gets every sum exactly once.
+    /// For `count` rows the sums of `products`, each a sum of terms; all terms have the same number of outputs. `finish` gets every sum exactly once.
     pub fn multiply<const N: usize>(&self, count: usize, products: [&[Term<E>]; N], finish: impl Fn(Block<N>) + Sync) {
-        let outputs = products[0][0].weight.rows;
+        let outputs = products[0][0].outputs();
         let panels = outputs.div_ceil(WIDTH);
         let run = rows_of_an_item(count, panels, ROWS_OF_AN_ITEM / N);
         let runs = count.div_ceil(run.max(1));
@@ -113,13 +148,18 @@ fn sum_terms<E: Element>(
     sums: &mut [f32],
 ) {
     let mut goes_on = false;
-    for Term { rows: Rows { numbers, step }, weight } in terms {
-        for from in (0..weight.columns).step_by(E::DEPTH) {
-            let to = weight.columns.min(from + E::DEPTH);
-            let groups = packing.pack(isa, weight, column, (from, to), panel);
+    for term in terms {
+        let Rows { numbers, step } = term.rows;
+        let depth = term.depth();
+        for from in (0..depth).step_by(E::DEPTH) {
+            let stretch = (from, depth.min(from + E::DEPTH));
+            let groups = match term.side {
+                Side::Along => packing.pack(isa, &term.weight, column, stretch, panel),
+                Side::Across => packing.pack_across(isa, &term.weight, column, stretch, panel),
+            };
             let numbers = &numbers[rows.start * step + from..];
             let panel = (&panel[..], WIDTH * E::GROUP, groups);
-            tile::multiply(isa, (numbers, *step, rows.len()), panel, (sums, WIDTH), goes_on);
+            tile::multiply(isa, (numbers, step, rows.len()), panel, (sums, WIDTH), goes_on);
             goes_on = true;
         }
     }
@@ -159,7 +199,7 @@ mod tests {
 
     /// (count, outputs)
     fn product<E: Element>(isa: Isa, count: usize, terms: &[Term<E>]) -> Vec<f32> {
-        let outputs = terms[0].weight.rows;
+        let outputs = terms[0].outputs();
         let out = Mutex::new(vec![f32::NAN; count * outputs]);
         Kernels::<E>::new(isa).multiply(count, [terms], |block: Block<1>| {
             let mut out = out.lock().unwrap();
@@ -192,7 +232,7 @@ mod tests {
         let step = padded::<E>(columns);
         let weight = Matrix { rows: outputs, columns, numbers: Numbers::F32(bytes_of(&w)), rounded_to_f16: false };
         let expected = plain(&x, step, count, &weight);
-        let terms = [Term { rows: Rows { numbers: &x, step }, weight }];
+        let terms = [Term::along(Rows { numbers: &x, step }, weight)];
         let mut fused: Option<Vec<f32>> = None;
         for isa in Isa::supported() {
             let found = product(isa, count, &terms);
@@ -227,10 +267,10 @@ mod tests {
         let weight = Matrix { rows: outputs, columns, numbers: Numbers::F32(bytes_of(&w)), rounded_to_f16: false };
         for isa in Isa::supported() {
             let x = activations::<bf16>(&x, count, columns);
-            let all = product(isa, count, &[Term { rows: Rows { numbers: &x, step: columns }, weight }]);
+            let all = product(isa, count, &[Term::along(Rows { numbers: &x, step: columns }, weight)]);
             for (first, some) in [(0, 1), (7, 5), (100, 50), (149, 1)] {
                 let rows = Rows { numbers: &x[first * columns..], step: columns };
-                let alone = product(isa, some, &[Term { rows, weight }]);
+                let alone = product(isa, some, &[Term::along(rows, weight)]);
                 assert_eq!(alone, all[first * outputs..][..some * outputs], "{isa:?} {first} {some}");
             }
         }
@@ -251,8 +291,69 @@ mod tests {
         let plain = Matrix { numbers: Numbers::F32(bytes_of(&decoded)), ..quantized };
         for isa in Isa::supported() {
             let rows = Rows { numbers: &x[..], step: columns };
-            let from_codes = product(isa, count, &[Term { rows, weight: quantized }]);
-            assert_eq!(from_codes, product(isa, count, &[Term { rows, weight: plain }]), "{isa:?}");
+            let from_codes = product(isa, count, &[Term::along(rows, quantized)]);
+            assert_eq!(from_codes, product(isa, count, &[Term::along(rows, plain)]), "{isa:?}");
+        }
+    }
+
+    /// (rows, columns) to (columns, rows).
+    fn turned(values: &[f32], columns: usize) -> Vec<f32> {
+        (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied()).collect()
+    }
+
+    fn across_agrees<E: Element>(count: usize, outputs: usize, depth: usize) {
+        let (x, w) = (random(count * depth, 1), random(depth * outputs, 2));
+        let x = activations::<E>(&x, count, depth);
+        let rows = Rows { numbers: &x[..], step: padded::<E>(depth) };
+        let matrix = |rows, columns, values| Matrix {
+            rows,
+            columns,
+            numbers: Numbers::F32(bytes_of::<f32>(values)),
+            rounded_to_f16: false,
+        };
+        let turned = turned(&w, outputs);
+        for isa in Isa::supported() {
+            let across = product(isa, count, &[Term::across(rows, matrix(depth, outputs, &w))]);
+            let along = product(isa, count, &[Term::along(rows, matrix(outputs, depth, &turned))]);
+            assert_eq!(across, along, "{isa:?} {count} {outputs} {depth}");
+        }
+    }
+
+    #[test]
+    fn across_a_matrix_is_along_the_turned_one() {
+        for count in [1, 7] {
+            for outputs in [1, 63, 65, 130] {
+                for depth in [1, 2, 5, 64, 129, 2 * bf16::DEPTH + 3] {
+                    across_agrees::<f32>(count, outputs, depth);
+                    across_agrees::<bf16>(count, outputs, depth);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn across_four_bits_and_blocks_is_across_what_they_decode_to() {
+        let (count, rows, columns) = (5, 66, 192);
+        let x = activations::<bf16>(&random(count * rows, 5), count, rows);
+        let x = Rows { numbers: &x[..], step: padded::<bf16>(rows) };
+        let packed: Vec<u8> = (0..rows * columns / 2).map(|index| (index * 89 + 7) as u8).collect();
+        let absmax: Vec<f32> = random(rows * columns / 64, 6).iter().map(|value| value.abs()).collect();
+        let codes = Numbers::Nf4 { packed: &packed, absmax: nf4::Absmax::Plain(&absmax) };
+        // Blocks of 96 bytes that are 96 numbers each.
+        let decode =
+            |bytes: &[u8], out: &mut [f32]| out.iter_mut().zip(bytes).for_each(|(out, b)| *out = f32::from(*b));
+        let bytes: Vec<u8> = (0..rows * columns).map(|index| (index * 37) as u8).collect();
+        let blocks = Numbers::Blocks { bytes: &bytes, blocks: crate::kernel::Blocks { count: 96, bytes: 96, decode } };
+        for numbers in [codes, blocks] {
+            let stored = Matrix { rows, columns, numbers, rounded_to_f16: false };
+            let mut decoded = vec![0.0; rows * columns];
+            let lines = decoded.chunks_exact_mut(columns).enumerate();
+            lines.for_each(|(row, out)| stored.decode_row(Isa::Portable, row, 0, out));
+            let plain = Matrix { numbers: Numbers::F32(bytes_of(&decoded)), ..stored };
+            for isa in Isa::supported() {
+                let found = product(isa, count, &[Term::across(x, stored)]);
+                assert_eq!(found, product(isa, count, &[Term::across(x, plain)]), "{isa:?}");
+            }
         }
     }
 
@@ -263,8 +364,8 @@ mod tests {
         let (low, b) = ([10.0f32], [1.0, 2.0]);
         let second = Matrix { rows: 2, columns: 1, numbers: Numbers::F32(bytes_of(&b)), rounded_to_f16: false };
         let terms = [
-            Term { rows: Rows { numbers: &x[..], step: 3 }, weight: first },
-            Term { rows: Rows { numbers: &low[..], step: 1 }, weight: second },
+            Term::along(Rows { numbers: &x[..], step: 3 }, first),
+            Term::along(Rows { numbers: &low[..], step: 1 }, second),
         ];
         assert_eq!(product(Isa::best(), 1, &terms), [6.0 + 10.0, 0.5 - 3.0 + 20.0]);
     }

@@ -7,7 +7,7 @@ use super::tile::WIDTH;
 use super::{Element, Strip};
 
 /// Sums that are made side by side: fixed, so that the order of additions is.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 
 for_every_isa! {
     /// `weight * x / sqrt(mean(x^2) + eps)` of one row, the mean in f64 (61 norms later an f32 sum shows in the fourth
@@ -33,7 +33,7 @@ for_every_isa! {
 }
 
 #[inline(always)]
-fn inverse_rms(x: &[f32], eps: f64) -> f32 {
+pub(super) fn inverse_rms(x: &[f32], eps: f64) -> f32 {
     let mut squares = [0f64; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {

@@ -46,6 +46,11 @@ impl Packed {
         self.ids.extend_from_slice(ids);
     }
 
+    /// One more than the largest position.
+    pub fn positions(&self) -> usize {
+        self.segments.iter().map(|segment| segment.position + segment.len).max().unwrap_or(0)
+    }
+
     pub fn len(&self) -> usize {
         self.ids.len()
     }

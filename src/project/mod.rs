@@ -13,8 +13,8 @@ use serde::Deserialize;
 
 pub use model::{ModelSpec, Source};
 
-use crate::engine::open::Home;
 use crate::hub::Repository;
+use crate::model::home::Home;
 use crate::model_id::Quantization;
 use crate::protocol::Protocol;
 use crate::published;

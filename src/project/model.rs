@@ -6,11 +6,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::chat::ChatTemplate;
 use crate::engine::Engine;
-use crate::engine::budget::Memory;
-use crate::engine::open::{self, Held, Home, Place, Probe};
+use crate::engine::open::{self, Place, Probe};
 use crate::engine::scripted::ScriptedEngine;
 use crate::hub::{self, Repository};
+use crate::memory::Memory;
 use crate::model::config::ModelConfig;
+use crate::model::home::{Held, Home};
 use crate::model_id::{ModelId, Quantization, own_dtype};
 use crate::published::Published;
 use crate::store::Store;

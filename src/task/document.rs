@@ -18,10 +18,10 @@ use crate::request::Request;
 use crate::rows::{Row, Rows};
 
 /// Documents that share a generator and, for MMLU, a subject.
-struct Part {
-    subtask: String,
+pub struct Part {
+    pub subtask: String,
     /// Rows of the file, in official order.
-    rows: Vec<usize>,
+    pub rows: Vec<usize>,
 }
 
 /// What is shown before a document's own text.
@@ -60,7 +60,7 @@ pub fn documents(
 }
 
 /// The file's rows by subtask, subtasks in order of appearance (MMLU's follow each other alphabetically).
-fn parts(task: &Definition, file: &DataFile) -> Result<Vec<Part>> {
+pub fn parts(task: &Definition, file: &DataFile) -> Result<Vec<Part>> {
     let Some(field) = &task.subtask else {
         return Ok(vec![Part { subtask: task.name.clone(), rows: (0..file.rows.len()).collect() }]);
     };

@@ -10,6 +10,7 @@ mod prompt;
 mod source;
 mod summary;
 mod template;
+mod texts;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,6 +29,7 @@ use definition::Definition;
 use prompt::Item;
 
 pub use source::{DataSource, bundled_hashes};
+pub use texts::DocumentText;
 
 /// The task files that are built in.
 const BUILT_IN: &[(&str, &str)] = &[
@@ -151,6 +153,11 @@ impl Task {
         ensure!(limit != Some(0), "a limit of 0 documents leaves nothing to score");
         document::documents(&self.definition, self.subject.as_deref(), protocol, data, limit, chat)
             .with_context(|| format!("task {}", self.name))
+    }
+
+    /// What the documents say, without prompts and examples; of the bundled slice, those that are in it.
+    pub fn texts(&self, data: &DataSource) -> Result<Vec<DocumentText>> {
+        texts::texts(&self.definition, self.subject.as_deref(), data).with_context(|| format!("task {}", self.name))
     }
 
     /// What `responses`, in the order of the document's requests, score.

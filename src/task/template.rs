@@ -66,6 +66,15 @@ impl Template {
         }
         Ok(text)
     }
+
+    /// What stands in the places for `row`, without the text between them.
+    pub fn places(&self, row: &Row) -> Result<Vec<String>> {
+        let filled = |piece: &Piece| match piece {
+            Piece::Text(_) => None,
+            Piece::Place { field, treatment } => Some(field.text(row).map(|text| treatment.apply(&text))),
+        };
+        self.0.iter().filter_map(filled).collect()
+    }
 }
 
 fn place_of(place: &str) -> Result<Piece> {

@@ -120,6 +120,11 @@ impl Tokenizer {
         self.shared.inner.id_to_token(id)
     }
 
+    /// Whether decoding leaves the token out.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.shared.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    }
+
     pub fn bos(&self) -> Option<u32> {
         self.shared.bos.as_ref().map(|(id, _)| *id)
     }

@@ -5,8 +5,8 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::gradients::Gradients;
 use crate::model::adapter::Adapter;
+use crate::model::training::Gradients;
 
 /// `[optimizer]` of a recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,7 +99,7 @@ impl AdamW {
         matrices.into_par_iter().enumerate().for_each(|(index, ((matrix, gradient), moments))| {
             // A and B take turns.
             let rate = if index % 2 == 0 { rate } else { rate * settings.lora_plus_ratio };
-            settings.update(&mut matrix.values, gradient, moments, rate, updates);
+            settings.update(&mut matrix.values, &gradient.values, moments, rate, updates);
         });
     }
 }
@@ -108,7 +108,7 @@ impl AdamW {
 mod tests {
     use super::*;
     use crate::model::adapter::{LoraPair, Matrix};
-    use crate::model::candle::PairGradient;
+    use crate::model::training::PairGradient;
 
     const PLAIN: Settings = Settings {
         learning_rate: 0.1,
@@ -147,8 +147,7 @@ mod tests {
         let pair = |module: &str| LoraPair { module: module.to_owned(), scale: 1.0, a: ones(1, 2), b: ones(3, 1) };
         let mut adapter = Adapter { pairs: vec![pair("q"), pair("v")] };
         let gradient = |pair: &LoraPair| PairGradient { a: pair.a.clone(), b: pair.b.clone() };
-        let mut gradients = Gradients::zeros(&adapter);
-        gradients.add(&adapter.pairs.iter().map(gradient).collect::<Vec<_>>(), 1.0);
+        let gradients = Gradients { pairs: adapter.pairs.iter().map(gradient).collect() };
         AdamW::new(Settings { lora_plus_ratio: 4.0, ..PLAIN }, &adapter).step(&mut adapter, &gradients, 0.1);
         // The first step moves each number by its rate.
         for pair in &adapter.pairs {

@@ -1,17 +1,19 @@
 //! What a run learns from: dialogues as tokens, some of them held out, and counts of all that was left out.
 
 use anyhow::{Context, Result, ensure};
-use rayon::prelude::*;
 
-use super::dialogue::{Dialogue, Dialogues};
-use super::format::{Example, Formatter};
+use super::format::Example;
 use super::order::shuffled;
 use super::recipe::Recipe;
+use crate::dialogue::check::{Check, Finding, Reading, check, listed};
+use crate::dialogue::format::Formatter;
 use crate::digest::sha256_hex;
 use crate::tokenizer::Tokenizer;
 
 /// Dialogues as tokens, in the files' order.
+#[derive(Default)]
 pub struct TrainingData {
+    /// One epoch: a file's dialogues as often as its weight says.
     pub train: Vec<Example>,
     pub held_out: Vec<Example>,
     pub counts: Counts,
@@ -21,12 +23,20 @@ pub struct TrainingData {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub rows: usize,
+    /// Dialogues that are learnt from, or held out.
+    pub dialogues: usize,
+    /// Rows that are no dialogue, or have an empty turn, or no place in the format; as many as the limits allow.
+    pub unusable: usize,
     /// Rows without any answer.
     pub without_answer: usize,
+    /// Dialogues with the words of an earlier one; they are learnt from.
+    pub duplicates: usize,
     /// Dialogues whose turns behind the last answer were dropped.
     pub cut_tails: usize,
     /// Dialogues cut at the token limit.
     pub cut_at_limit: usize,
+    /// Dialogues that became several examples.
+    pub split: usize,
     /// Dialogues dropped because none of their tokens within the limit is learnt.
     pub nothing_learnt: usize,
     /// Tokens of the dialogues kept, and how many of them are predicted.
@@ -34,23 +44,31 @@ pub struct Counts {
     pub learnt: usize,
 }
 
+/// One dialogue's examples.
+struct Learnable {
+    /// Which of the recipe's files.
+    file: usize,
+    examples: Vec<Example>,
+}
+
 impl TrainingData {
-    /// Reads, formats and splits what the recipe names.
+    /// Reads, checks, formats and splits what the recipe names. Data beyond the recipe's limits are an error.
     pub fn prepare(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<TrainingData> {
-        let read = Dialogues::read(&recipe.data)?;
-        // One token more than the limit, to see which dialogues are cut.
-        let formatter = Formatter::new(recipe.format, tokenizer, recipe.max_tokens + 1)?;
-        let formatted: Result<Vec<Example>> =
-            read.dialogues.par_iter().map(|dialogue: &Dialogue| formatter.example(dialogue)).collect();
-        let mut counts = Counts {
-            rows: read.dialogues.len() + read.without_answer,
-            without_answer: read.without_answer,
-            cut_tails: read.cut_tails,
-            ..Counts::default()
-        };
-        let examples = within_limit(formatted?, recipe.max_tokens, &mut counts);
-        let (train, held_out) = split(examples, recipe)?;
-        Ok(TrainingData { train, held_out, counts })
+        let formatter = Formatter::new(recipe.format, tokenizer, recipe.max_tokens)?;
+        let data = &recipe.data;
+        let reading = Reading { formatter: Some(&formatter), long: data.long, language: data.limits.language };
+        let mut dialogues = Vec::new();
+        let check = check(&data.paths(), &reading, |checked| {
+            let examples = checked.pieces.map(|pieces| pieces.examples).unwrap_or_default();
+            dialogues.push(Learnable { file: checked.file, examples });
+        })?;
+        check.enforce(&data.limits)?;
+        ensure!(!dialogues.is_empty(), "there is nothing to learn from in {}", listed(&data.paths()));
+        let (train, held_out) = split(dialogues, recipe)?;
+        let train = epoch(train, recipe);
+        ensure!(!train.is_empty(), "the weights of `[data] files` leave no dialogue to learn from");
+        let held_out = held_out.into_iter().flat_map(|dialogue| dialogue.examples).collect();
+        Ok(TrainingData { train, held_out, counts: Counts::of(&check) })
     }
 
     /// sha256 over all tokens and masks: the data as the model sees them.
@@ -68,18 +86,40 @@ impl TrainingData {
     }
 }
 
+impl Counts {
+    fn of(check: &Check) -> Counts {
+        let tokens = check.tokens.clone().unwrap_or_default();
+        let unusable = [Finding::Malformed, Finding::EmptyTurns, Finding::OutOfFormat];
+        Counts {
+            rows: check.rows,
+            dialogues: check.dialogues,
+            unusable: unusable.map(|finding| check.found(finding)).iter().sum(),
+            without_answer: check.found(Finding::WithoutAnswer),
+            duplicates: check.found(Finding::Duplicates),
+            cut_tails: check.found(Finding::CutTails),
+            cut_at_limit: check.found(Finding::CutAtLimit),
+            split: tokens.split,
+            nothing_learnt: check.found(Finding::NothingLearnt),
+            tokens: tokens.tokens,
+            learnt: tokens.learnt,
+        }
+    }
+}
+
 impl std::fmt::Display for Counts {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kept = self.rows - self.without_answer - self.nothing_learnt;
         let share = 100.0 * self.learnt as f64 / self.tokens.max(1) as f64;
         write!(
             formatter,
-            "{kept} dialogues of {} rows, {} tokens, {share:.1} % of them learnt",
-            self.rows, self.tokens
+            "{} dialogues of {} rows, {} tokens, {share:.1} % of them learnt",
+            self.dialogues, self.rows, self.tokens
         )?;
         for (count, what) in [
+            (self.split, "split at the token limit"),
             (self.cut_at_limit, "cut at the token limit"),
             (self.cut_tails, "without the turns behind their last answer"),
+            (self.duplicates, "with the words of an earlier one"),
+            (self.unusable, "dropped: no dialogue"),
             (self.without_answer, "dropped: no answer"),
             (self.nothing_learnt, "dropped: nothing is learnt within the token limit"),
         ] {
@@ -91,35 +131,31 @@ impl std::fmt::Display for Counts {
     }
 }
 
-fn within_limit(examples: Vec<Example>, max_tokens: usize, counts: &mut Counts) -> Vec<Example> {
-    let mut kept = Vec::with_capacity(examples.len());
-    for mut example in examples {
-        let cut = example.ids.len() > max_tokens;
-        example.ids.truncate(max_tokens);
-        example.learnt.truncate(max_tokens);
-        if example.target_count() == 0 {
-            counts.nothing_learnt += 1;
-            continue;
-        }
-        counts.cut_at_limit += usize::from(cut);
-        counts.tokens += example.ids.len();
-        counts.learnt += example.target_count();
-        kept.push(example);
-    }
-    kept
-}
-
-/// The held-out dialogues are drawn by the recipe's seed; both parts keep the files' order.
-fn split(examples: Vec<Example>, recipe: &Recipe) -> Result<(Vec<Example>, Vec<Example>)> {
-    let all = examples.len();
-    ensure!(all > 0, "no dialogue has anything to learn within {} tokens", recipe.max_tokens);
+/// The held-out dialogues are drawn by the recipe's seed, whatever their file's weight; both parts keep the files' order.
+fn split(dialogues: Vec<Learnable>, recipe: &Recipe) -> Result<(Vec<Learnable>, Vec<Learnable>)> {
+    let all = dialogues.len();
     let count = recipe.held_out.map_or(0, |held_out| held_out.count(all));
     ensure!(count < all, "`[held_out] dialogues` takes {count} of the {all} dialogues and leaves none to learn from");
     let mut held = vec![false; all];
     shuffled(recipe.seed, all, "held out")[..count].iter().for_each(|&index| held[index] = true);
-    let (held_out, train): (Vec<_>, Vec<_>) = examples.into_iter().zip(held).partition(|(_, held)| *held);
-    let examples = |part: Vec<(Example, bool)>| part.into_iter().map(|(example, _)| example).collect();
-    Ok((examples(train), examples(held_out)))
+    let (held_out, train): (Vec<_>, Vec<_>) = dialogues.into_iter().zip(held).partition(|(_, held)| *held);
+    let dialogues = |part: Vec<(Learnable, bool)>| part.into_iter().map(|(dialogue, _)| dialogue).collect();
+    Ok((dialogues(train), dialogues(held_out)))
+}
+
+/// The dialogues as often as their file's weight says: its whole part for all of them, its fraction for as many as the
+/// seed draws (once: every epoch has the same).
+fn epoch(dialogues: Vec<Learnable>, recipe: &Recipe) -> Vec<Example> {
+    let files = &recipe.data.files;
+    let mut times: Vec<usize> = dialogues.iter().map(|dialogue| files[dialogue.file].weight as usize).collect();
+    for (file, weighted) in files.iter().enumerate() {
+        let of_file: Vec<usize> = (0..dialogues.len()).filter(|&index| dialogues[index].file == file).collect();
+        let more = (weighted.weight.fract() * of_file.len() as f64).round() as usize;
+        let drawn = shuffled(recipe.seed, of_file.len(), &format!("weight of file {file}"));
+        drawn[..more].iter().for_each(|&place| times[of_file[place]] += 1);
+    }
+    let repeated = dialogues.into_iter().zip(times).flat_map(|(dialogue, times)| vec![dialogue.examples; times]);
+    repeated.flatten().collect()
 }
 
 /// The tokenizer beside the model, and the recipe's data in its tokens.

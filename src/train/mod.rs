@@ -6,11 +6,10 @@
 //! goes on from there.
 
 pub mod adamw;
+mod budget;
 pub mod card;
 pub mod data;
-pub mod dialogue;
 pub mod format;
-pub mod gradients;
 pub mod initial;
 pub mod log;
 pub mod order;
@@ -24,23 +23,27 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use candle_core::Device;
 
+use crate::memory::Memory;
+use crate::model::home::Home;
 use crate::progress::Progress;
-use data::TrainingData;
 use recipe::Recipe;
 use run::Run;
 
 /// What a recipe leaves open.
 pub struct FinetuneOptions {
-    pub device: Device,
+    /// Whose arithmetic it is.
+    pub home: Home,
+    /// The most that the process may take.
+    pub memory: Memory,
     /// Counts tokens.
     pub progress: Progress,
 }
 
 impl Default for FinetuneOptions {
     fn default() -> FinetuneOptions {
-        FinetuneOptions { device: Device::Cpu, progress: Progress::new("finetune", "tok") }
+        let (home, memory) = (Home::default(), Memory::half_of_free());
+        FinetuneOptions { home, memory, progress: Progress::new("finetune", "tok") }
     }
 }
 
@@ -74,7 +77,7 @@ impl fmt::Display for TrainSummary {
 /// Fine-tunes the checkpoint at `model` (a folder or a GGUF file) by `recipe`, or goes on where an interrupted run was.
 pub fn finetune(recipe: &Recipe, model: &Path, options: &FinetuneOptions) -> Result<TrainSummary> {
     let data = data::load(recipe, model)?;
-    tell(recipe, &data, options);
+    options.progress.line(&data.counts.to_string());
     let mut run = Run::begin(recipe, model, &data, options)?;
     if run.is_new() {
         run.held_out_loss()?;
@@ -103,15 +106,6 @@ fn step(run: &mut Run) -> Result<()> {
         run.save()?;
     }
     Ok(())
-}
-
-fn tell(recipe: &Recipe, data: &TrainingData, options: &FinetuneOptions) {
-    options.progress.line(&data.counts.to_string());
-    if options.device.is_cpu() && recipe.dtype != recipe::Dtype::F32 {
-        options
-            .progress
-            .line(&format!("dtype {:?} on a CPU: weights are rounded to it, products are made in f32", recipe.dtype));
-    }
 }
 
 #[cfg(test)]

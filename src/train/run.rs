@@ -6,12 +6,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use rayon::prelude::*;
 
 use super::adamw::AdamW;
+use super::budget::Budget;
 use super::data::TrainingData;
 use super::format::{Example, pack};
-use super::gradients::Gradients;
 use super::initial;
 use super::log::{self, Entry, Log};
 use super::order::Order;
@@ -19,10 +18,11 @@ use super::recipe::{Quantization, Recipe};
 use super::state::{self, Place};
 use super::{FinetuneOptions, TrainSummary};
 use crate::digest::sha256_hex;
+use crate::memory::Memory;
 use crate::model::adapter::{Adapter, peft};
-use crate::model::candle::{CandleDecoder, LoadOptions, Loss, LossOptions, PairGradient};
 use crate::model::config::ModelConfig;
-use crate::model::decoder::Decoder;
+use crate::model::home::{self, Held};
+use crate::model::training::{Gradients, LossOptions, MicroBatch, Trainable};
 use crate::random::Random;
 use crate::weights::Checkpoint;
 
@@ -34,10 +34,11 @@ pub struct Run<'a> {
     data: &'a TrainingData,
     options: &'a FinetuneOptions,
     /// Not loaded for a run that is done.
-    decoder: Option<CandleDecoder>,
+    decoder: Option<Box<dyn Trainable>>,
     adapter: Adapter,
     optimizer: AdamW,
     order: Order,
+    budget: Budget,
     log: Log,
     place: Place,
     steps: usize,
@@ -100,6 +101,7 @@ impl<'a> Run<'a> {
             data,
             options,
             decoder: None,
+            budget: Budget::new(options.memory, adapter.parameters(), data, recipe.batch.dialogues),
             adapter,
             optimizer,
             order: Order::new(recipe.seed, data.train.len()),
@@ -108,22 +110,21 @@ impl<'a> Run<'a> {
             place,
         };
         if !this.is_done() {
-            this.load(&checkpoint, &config)?;
+            this.load(checkpoint, &config)?;
         }
         Ok(this)
     }
 
-    fn load(&mut self, checkpoint: &Checkpoint, config: &ModelConfig) -> Result<()> {
+    fn load(&mut self, checkpoint: Checkpoint, config: &ModelConfig) -> Result<()> {
         if self.place.steps > 0 {
             self.options.progress.line(&format!("goes on after step {} of {}", self.place.steps, self.steps));
         }
-        let options = LoadOptions {
-            device: self.options.device.clone(),
-            numerics: self.recipe.dtype.numerics(),
-            nf4: self.recipe.quantization == Quantization::Nf4,
-        };
-        let mut decoder = CandleDecoder::load(checkpoint, config, &options)?;
-        decoder.set_adapter(&self.adapter)?;
+        let held = Held { dtype: self.recipe.dtype.of_weights(), nf4: self.recipe.quantization == Quantization::Nf4 };
+        let copy = 4 * self.adapter.parameters() as u64; // which the decoder will hold
+        let (room, largest) = (Memory(self.budget.room().0.saturating_sub(copy)), self.budget.largest);
+        let mut decoder = home::trainable(self.options.home, checkpoint, config, held, room, largest)?;
+        decoder.adapt(&self.adapter)?;
+        self.budget.check(&*decoder)?;
         self.decoder = Some(decoder);
         let left = self.place.steps * self.recipe.dialogues_per_step()..self.steps * self.recipe.dialogues_per_step();
         let mut order = Order::new(self.recipe.seed, self.data.train.len());
@@ -154,40 +155,36 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The mean loss and gradient of the step's micro-batches, which are computed side by side, one a thread, and added
-    /// in order (so the sum is the same for any number of threads; and no more gradients are held than there are threads).
+    /// The mean loss and gradient of the step's micro-batches.
     pub fn gradients(&self, step: &Step) -> Result<(StepLoss, Gradients)> {
         let mut gradients = Gradients::zeros(&self.adapter);
-        let mut mean = StepLoss::default();
-        let weight = 1.0 / step.batches.len() as f64;
-        let at_once = if self.options.device.is_cpu() { rayon::current_num_threads() } else { 1 };
-        let batches: Vec<(usize, &Vec<usize>)> = step.batches.iter().enumerate().collect();
-        for together in batches.chunks(at_once) {
-            let found: Result<Vec<(Loss, Vec<PairGradient>)>> =
-                together.par_iter().map(|(micro, batch)| self.micro_batch(step, *micro, batch)).collect();
-            for (loss, pairs) in found? {
-                gradients.add(&pairs, weight as f32);
-                mean.total += weight * loss.total;
-                mean.cross_entropy += weight * loss.cross_entropy;
-                mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
-            }
-        }
-        Ok((mean, gradients))
-    }
-
-    fn micro_batch(&self, step: &Step, micro: usize, batch: &[usize]) -> Result<(Loss, Vec<PairGradient>)> {
-        let examples: Vec<&Example> = batch.iter().map(|&dialogue| &self.data.train[dialogue]).collect();
-        let (packed, targets) = pack(&examples);
-        let draws = format!("dropout of step {}, micro-batch {micro}", step.index);
+        let batches: Vec<MicroBatch> =
+            step.batches.iter().enumerate().map(|(micro, batch)| self.micro_batch(step, micro, batch)).collect();
         let options = LossOptions {
             router_aux_loss_coef: self.recipe.router_aux_loss_coef,
             recompute: self.recipe.recompute,
             dropout: self.recipe.lora.dropout,
-            seed: Random::named(self.recipe.seed, &draws).next_u64(),
         };
-        let found = self.decoder()?.loss_and_gradients(&packed, &targets, &options)?;
-        self.options.progress.advance(packed.len() as u64);
-        Ok(found)
+        let weight = 1.0 / batches.len() as f64;
+        let mut mean = StepLoss::default();
+        let decoder = self.decoder()?;
+        for group in self.budget.groups(decoder, &batches) {
+            let together = &batches[group];
+            for loss in decoder.gradients(together, &options, weight as f32, &mut gradients)? {
+                mean.total += weight * loss.total;
+                mean.cross_entropy += weight * loss.cross_entropy;
+                mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
+            }
+            self.options.progress.advance(together.iter().map(|batch| batch.packed.len() as u64).sum());
+        }
+        Ok((mean, gradients))
+    }
+
+    fn micro_batch(&self, step: &Step, micro: usize, batch: &[usize]) -> MicroBatch {
+        let examples: Vec<&Example> = batch.iter().map(|&dialogue| &self.data.train[dialogue]).collect();
+        let (packed, targets) = pack(&examples);
+        let draws = format!("dropout of step {}, micro-batch {micro}", step.index);
+        MicroBatch { packed, targets, seed: Random::named(self.recipe.seed, &draws).next_u64() }
     }
 
     /// Cuts the gradients to the recipe's norm, and returns the norm they had.
@@ -202,7 +199,7 @@ impl<'a> Run<'a> {
     pub fn update(&mut self, step: &Step, gradients: &Gradients) -> Result<()> {
         self.optimizer.step(&mut self.adapter, gradients, step.rate);
         self.place.skipped_in_a_row = 0;
-        self.decoder.as_mut().context(NOT_LOADED)?.set_adapter(&self.adapter)
+        self.decoder.as_mut().context(NOT_LOADED)?.adapt(&self.adapter)
     }
 
     /// Leaves the adapter as it is, and gives up after some such steps in a row.
@@ -256,14 +253,14 @@ impl<'a> Run<'a> {
         if self.data.held_out.is_empty() {
             return Ok(());
         }
-        let options =
-            LossOptions { router_aux_loss_coef: 0.0, recompute: self.recipe.recompute, dropout: 0.0, seed: 0 };
+        let options = LossOptions { router_aux_loss_coef: 0.0, recompute: self.recipe.recompute, dropout: 0.0 };
         let (mut sum, mut count) = (0.0, 0);
         for examples in self.data.held_out.chunks(self.recipe.batch.dialogues) {
             let (packed, targets) = pack(&examples.iter().collect::<Vec<_>>());
-            let loss = self.decoder()?.loss(&packed, &targets, &options)?;
-            sum += loss.cross_entropy * loss.targets as f64;
-            count += loss.targets;
+            for loss in self.decoder()?.losses(&[MicroBatch { packed, targets, seed: 0 }], &options)? {
+                sum += loss.cross_entropy * loss.targets as f64;
+                count += loss.targets;
+            }
         }
         let (step, held_out_loss) = (self.place.steps, sum / count as f64);
         self.options.progress.line(&format!("held-out loss after {step} steps: {held_out_loss:.4}"));
@@ -294,8 +291,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn decoder(&self) -> Result<&CandleDecoder> {
-        self.decoder.as_ref().context(NOT_LOADED)
+    fn decoder(&self) -> Result<&dyn Trainable> {
+        self.decoder.as_deref().context(NOT_LOADED)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::adapter::peft;
 use crate::model::config::ModelConfig;
+use crate::train::data::TrainingData;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -71,7 +72,7 @@ fn recipe(folder: &Path, output: &str, changed: &[(&str, &str)]) -> Recipe {
 }
 
 fn options() -> FinetuneOptions {
-    FinetuneOptions { device: Device::Cpu, progress: Progress::hidden() }
+    FinetuneOptions { progress: Progress::hidden(), ..FinetuneOptions::default() }
 }
 
 fn refusal(recipe: &Recipe, model: &Path) -> String {
@@ -196,7 +197,7 @@ fn a_step_averages_its_micro_batches() {
         let mut run = Run::begin(&recipe, folder.path(), &data, &options).unwrap();
         let next = run.next_step();
         let (_, gradients) = run.gradients(&next).unwrap();
-        gradients.matrices().concat()
+        gradients.matrices().flat_map(|matrix| matrix.values.clone()).collect::<Vec<f32>>()
     };
     // All dialogues have equally many learnt tokens, so the mean of means is the mean over all.
     let (together, apart) = (gradients(("4", "1")), gradients(("1", "4")));
@@ -226,3 +227,98 @@ fn data_is_counted_split_and_checked() {
     std::fs::write(folder.path().join("tokenizer_config.json"), "{}").unwrap();
     assert!(format!("{:#}", tokens(&[]).map(|_| ()).unwrap_err()).contains("no chat template"));
 }
+
+#[test]
+fn a_files_weight_is_how_often_an_epoch_has_its_dialogues() {
+    let folder = workshop();
+    let path = folder.path().join("dialogues.jsonl").display().to_string();
+    let other = folder.path().join("other.jsonl");
+    let lines = std::fs::read_to_string(&path).unwrap().replace("What is", "How much is");
+    std::fs::write(&other, lines).unwrap();
+    let data = |weights: (f64, f64), held_out: &str| {
+        let files = format!(
+            "data = {{ files = [{{ path = \"{path}\", weight = {:?} }}, {{ path = \"{}\", weight = {:?} }}] }}",
+            weights.0,
+            other.display(),
+            weights.1
+        );
+        let changed =
+            [(format!("data = [\"{path}\"]"), files), ("dialogues = 2\n        every".to_owned(), held_out.to_owned())];
+        let changed: Vec<(&str, &str)> = changed.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+        data::load(&recipe(folder.path(), "out", &changed), folder.path())
+    };
+    let count = |data: &TrainingData| {
+        let mut times = std::collections::BTreeMap::new();
+        data.train.iter().for_each(|example| *times.entry(example.ids.clone()).or_insert(0) += 1);
+        let mut times: Vec<usize> = times.into_values().collect();
+        times.sort_unstable();
+        times
+    };
+    let held = "dialogues = 2\n        every";
+    let weighted = data((2.5, 0.5), held).unwrap();
+    let of_each = count(&weighted);
+    let (second, first): (Vec<usize>, Vec<usize>) = of_each.iter().partition(|&&times| times == 1);
+    assert!(first.iter().all(|&times| times == 2 || times == 3), "{of_each:?}");
+    // 18 dialogues are learnt from; of each file half are drawn once more.
+    let left = first.len();
+    assert_eq!(first.iter().filter(|&&times| times == 3).count(), (0.5 * left as f64).round() as usize);
+    assert_eq!(second.len(), (0.5 * (18 - left) as f64).round() as usize);
+    assert_eq!(weighted.digest(), data((2.5, 0.5), held).unwrap().digest(), "the same draw every time");
+    assert!(weighted.held_out.iter().all(|example| !weighted.train.contains(example)), "held out is held out");
+    assert_eq!(weighted.counts.dialogues, 20);
+    let error = format!("{:#}", data((0.01, 0.01), held).map(|_| ()).unwrap_err());
+    assert!(error.contains("leave no dialogue"), "{error}");
+}
+
+#[test]
+fn long_dialogues_are_split_where_the_recipe_says_so() {
+    let folder = workshop();
+    let path = folder.path().join("dialogues.jsonl").display().to_string();
+    let turn = |n: usize| format!("{{\"human\": \"What is {n} + 2?\", \"assistant\": \"{n} + 2 = 4.\"}}");
+    let turns: Vec<String> = (0..6).map(turn).collect();
+    std::fs::write(&path, format!("{{\"conversation\": [{}]}}\n", turns.join(",")).repeat(1)).unwrap();
+    let data = |long: &str| {
+        let table = format!("data = {{ files = [\"{path}\"], long = \"{long}\" }}");
+        let changed = [
+            (format!("data = [\"{path}\"]"), table),
+            ("[held_out]\n        dialogues = 2\n        every = 3\n".to_owned(), String::new()),
+        ];
+        let changed: Vec<(&str, &str)> = changed.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+        data::load(&recipe(folder.path(), "out", &changed), folder.path()).unwrap()
+    };
+    let (cut, split) = (data("cut"), data("split"));
+    assert_eq!((cut.train.len(), cut.counts.cut_at_limit, cut.counts.split), (1, 1, 0));
+    assert_eq!((split.counts.cut_at_limit, split.counts.split), (0, 1));
+    assert!(split.train.len() > 1 && split.train.iter().all(|example| example.ids.len() <= 64));
+    assert!(split.counts.learnt > cut.counts.learnt);
+    assert!(split.counts.to_string().contains("1 split at the token limit"), "{}", split.counts);
+}
+
+#[test]
+fn data_beyond_the_limits_are_refused_with_their_lines() {
+    let folder = workshop();
+    let path = folder.path().join("dialogues.jsonl");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let first = good.lines().next().unwrap();
+    let load = |limits: &str, more: &str| {
+        std::fs::write(&path, format!("{good}{more}\n")).unwrap();
+        let plain = format!("data = [\"{}\"]", path.display());
+        let table = format!("data = {{ files = [\"{}\"], limits = {{ {limits} }} }}", path.display());
+        data::load(&recipe(folder.path(), "out", &[(&plain, &table)]), folder.path())
+    };
+    let error = |limits: &str, more: &str| format!("{:#}", load(limits, more).map(|_| ()).unwrap_err());
+    let told = error("", "{\"messages\": 7}");
+    assert!(told.contains("`[data.limits] malformed` allows 0 %") && told.contains("1 of 11 (9.1 %)"), "{told}");
+    assert!(told.contains("dialogues.jsonl, line 11: `messages` is not a list"), "{told}");
+    let told = error("duplicates = 0.05", first);
+    assert!(told.contains("`[data.limits] duplicates`") && told.contains("line 11: of "), "{told}");
+    let told = error("language = \"deu\", other_language = 0.0", ENGLISH);
+    assert!(told.contains("`[data.limits] other_language`") && told.contains("line 11: eng"), "{told}");
+    assert!(error("", "{\"data\": [\"x\", \"\"]}").contains("`[data.limits] empty_turns`"));
+    let counts = load("malformed = 0.1", "{\"messages\": 7}").unwrap().counts;
+    assert_eq!((counts.rows, counts.dialogues, counts.unusable), (11, 10, 1));
+    assert!(counts.to_string().contains("1 dropped: no dialogue"), "{counts}");
+}
+
+const ENGLISH: &str = "{\"data\": [\"Could you tell me when the museum opens, please?\", \"The museum opens at nine in \
+                       the morning, and on Sundays you can look at all of the paintings for free.\"]}";

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
-use fireval::engine::budget::{Limits, Memory};
+use fireval::engine::budget::Limits;
 use fireval::engine::local::LocalEngine;
 use fireval::engine::{Engine, Work};
+use fireval::memory::Memory;
 use fireval::model::decoder::Decoder;
 use fireval::model_id::ModelId;
 use fireval::progress::Progress;

@@ -11,7 +11,7 @@ pub mod target;
 use anyhow::{Result, ensure};
 
 /// A row-major f32 matrix.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matrix {
     pub rows: usize,
     pub columns: usize,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
 
-use super::dropout::Dropout;
 use super::graft::graft;
+use crate::model::dropout::Dropout;
 use crate::weights::nf4::Nf4;
 
 /// How the frozen matrix is held.
@@ -62,7 +62,7 @@ impl Linear {
 
     fn update(&self, x: &Tensor, lora: &Lora, mode: Mode) -> Result<Tensor> {
         let input = match mode.dropout {
-            Some(dropout) => dropout.apply(x, &self.module)?,
+            Some(dropout) => drop_some(x, dropout, &self.module)?,
             None => x.clone(),
         };
         let (a, b) = match mode.differentiable {
@@ -71,6 +71,12 @@ impl Linear {
         };
         Ok((input.matmul(&a.t()?)?.matmul(&b.t()?)? * lora.scale)?)
     }
+}
+
+fn drop_some(x: &Tensor, dropout: &Dropout, module: &str) -> Result<Tensor> {
+    let factors = dropout.factors(module);
+    let factors: Vec<f32> = (0..x.elem_count()).map(|index| factors.at(index)).collect();
+    Ok((x * Tensor::from_vec(factors, x.shape(), x.device())?)?)
 }
 
 impl Weight {

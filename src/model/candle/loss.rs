@@ -6,60 +6,21 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use candle_core::{D, DType, Tensor, Var};
+use rayon::prelude::*;
 
 use super::attention::Pass;
-use super::dropout::Dropout;
 use super::feed_forward::Routing;
+use super::footprint::batch_bytes;
 use super::head::CHUNK;
 use super::linear::{Linear, Mode};
-use super::{CandleDecoder, LayerOutput, ops};
-use crate::model::adapter::Matrix;
+use super::{CandleDecoder, Layer, LayerOutput, ops};
+use crate::model::adapter::{Adapter, Matrix};
 use crate::model::decoder::Decoder;
+use crate::model::dropout::Dropout;
 use crate::model::packed::Packed;
-
-/// What a training step wants from its pass over one micro-batch.
-#[derive(Clone, Copy, Debug)]
-pub struct LossOptions {
-    /// Multiplies the router's load-balancing loss; 0 leaves it out.
-    pub router_aux_loss_coef: f64,
-    /// Keep only layer inputs and recompute each layer on the way back.
-    pub recompute: bool,
-    /// Probability of dropping an input of a LoRA pair, and the seed of this micro-batch's draws.
-    pub dropout: f64,
-    pub seed: u64,
-}
-
-/// Loss of one micro-batch.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Loss {
-    /// Mean cross-entropy over the rows with a target, natural log.
-    pub cross_entropy: f64,
-    /// The load-balancing loss before its coefficient; `None` for a dense model.
-    pub router_aux: Option<f64>,
-    /// `cross_entropy + coefficient * router_aux`.
-    pub total: f64,
-    /// Rows with a target.
-    pub targets: usize,
-}
-
-/// The gradient of one LoRA pair, shapes as in the pair.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PairGradient {
-    pub a: Matrix,
-    pub b: Matrix,
-}
-
-/// How the tokens of all layers were spread over the experts.
-struct Balance {
-    /// Mean over (layer, token) of the times expert e was chosen: (experts).
-    shares: Vec<f32>,
-    /// Mean over (layer, token) of expert e's probability: (experts).
-    probabilities: Vec<f32>,
-    /// Layers times tokens.
-    rows: usize,
-}
+use crate::model::training::{Balance, Gradients, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
 
 /// A layer's input and, when nothing is recomputed, its graph.
 struct Kept {
@@ -67,35 +28,74 @@ struct Kept {
     output: Option<LayerOutput>,
 }
 
+impl Trainable for CandleDecoder {
+    fn adapt(&mut self, adapter: &Adapter) -> Result<()> {
+        self.set_adapter(adapter)
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let pairs = self.layers.iter().flat_map(Layer::linears).filter_map(|linear| linear.lora.as_ref());
+        let numbers: usize = pairs.map(|lora| lora.a.elem_count() + lora.b.elem_count()).sum();
+        (self.weight_bytes + 4 * numbers) as u64
+    }
+
+    /// Those of the micro-batches that are computed side by side.
+    fn walk_bytes(&self, _: usize, largest: usize) -> u64 {
+        let at_once = if self.device.is_cpu() { rayon::current_num_threads() } else { 1 };
+        at_once as u64 * batch_bytes(&self.config, largest as u64, largest as u64, true)
+    }
+
+    fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>> {
+        batches.iter().map(|batch| self.loss(batch, options)).collect()
+    }
+
+    /// On a CPU micro-batches are computed side by side, one a thread (so no more gradients are held than there are
+    /// threads), and added in order.
+    fn gradients(
+        &self,
+        batches: &[MicroBatch],
+        options: &LossOptions,
+        factor: f32,
+        sums: &mut Gradients,
+    ) -> Result<Vec<Loss>> {
+        let at_once = if self.device.is_cpu() { rayon::current_num_threads() } else { 1 };
+        let mut losses = Vec::with_capacity(batches.len());
+        for together in batches.chunks(at_once) {
+            let found: Result<Vec<(Loss, Vec<PairGradient>)>> =
+                together.par_iter().map(|batch| self.loss_and_gradients(batch, options)).collect();
+            for (loss, pairs) in found? {
+                sums.add(&pairs, factor);
+                losses.push(loss);
+            }
+        }
+        Ok(losses)
+    }
+}
+
 impl CandleDecoder {
-    /// The loss of `packed`, where row i should predict `targets[i]` (`None`: not counted). No dropout.
-    pub fn loss(&self, packed: &Packed, targets: &[Option<u32>], options: &LossOptions) -> Result<Loss> {
-        let pass = self.pass(packed, Mode::default())?;
-        let mut hidden = self.embed(packed)?;
+    fn loss(&self, batch: &MicroBatch, options: &LossOptions) -> Result<Loss> {
+        let targets = batch.target_count()?;
+        let pass = self.pass(&batch.packed, Mode::default())?;
+        let mut hidden = self.embed(&batch.packed)?;
         let mut balance = self.balance();
         for layer in 0..self.layers.len() {
             let output = self.run_layer(layer, &hidden, &pass, None)?;
             count(&mut balance, output.routing.as_ref())?;
             hidden = output.hidden;
         }
-        let (cross_entropy, _) = self.cross_entropy(&hidden, targets, false)?;
-        Ok(Loss::new(cross_entropy, balance.as_ref(), options, targets))
+        let (cross_entropy, _) = self.cross_entropy(&hidden, &batch.targets, false)?;
+        Ok(Loss::new(cross_entropy, balance.as_ref(), options.router_aux_loss_coef, targets))
     }
 
     /// The loss and its gradient by every pair of the adapter, in the adapter's order.
-    pub fn loss_and_gradients(
-        &self,
-        packed: &Packed,
-        targets: &[Option<u32>],
-        options: &LossOptions,
-    ) -> Result<(Loss, Vec<PairGradient>)> {
-        let dropout = Dropout::new(options.dropout, options.seed);
-        let pass = self.pass(packed, Mode { differentiable: true, dropout: dropout.as_ref() })?;
-        let (kept, hidden, balance) = self.forwards(packed, &pass, options.recompute)?;
-        let (cross_entropy, gradient) = self.cross_entropy(&hidden, targets, true)?;
-        let loss = Loss::new(cross_entropy, balance.as_ref(), options, targets);
-        let gradients = self.backwards(kept, gradient, &pass, balance, options.router_aux_loss_coef)?;
-        Ok((loss, gradients))
+    fn loss_and_gradients(&self, batch: &MicroBatch, options: &LossOptions) -> Result<(Loss, Vec<PairGradient>)> {
+        let (coefficient, targets) = (options.router_aux_loss_coef, batch.target_count()?);
+        let dropout = Dropout::new(options.dropout, batch.seed);
+        let pass = self.pass(&batch.packed, Mode { differentiable: true, dropout: dropout.as_ref() })?;
+        let (kept, hidden, balance) = self.forwards(&batch.packed, &pass, options.recompute)?;
+        let (cross_entropy, gradient) = self.cross_entropy(&hidden, &batch.targets, true)?;
+        let loss = Loss::new(cross_entropy, balance.as_ref(), coefficient, targets);
+        Ok((loss, self.backwards(kept, gradient, &pass, balance, coefficient)?))
     }
 
     fn forwards(&self, packed: &Packed, pass: &Pass, recompute: bool) -> Result<(Vec<Kept>, Tensor, Option<Balance>)> {
@@ -133,7 +133,7 @@ impl CandleDecoder {
             };
             let mut objective = (output.hidden * gradient)?.sum_all()?;
             if let (Some(balance), Some(routing), true) = (&balance, &output.routing, coefficient != 0.0) {
-                objective = (objective + (balance.objective(routing)? * coefficient)?)?;
+                objective = (objective + (objective_of(balance, routing)? * coefficient)?)?;
             }
             let mut gradients = objective.backward()?;
             for linear in self.layers[layer].linears() {
@@ -146,10 +146,8 @@ impl CandleDecoder {
 
     /// Mean cross-entropy over the rows with a target and, if asked for, its gradient by `hidden`.
     fn cross_entropy(&self, hidden: &Tensor, targets: &[Option<u32>], wants_gradient: bool) -> Result<(f64, Tensor)> {
-        ensure!(targets.len() == hidden.dim(0)?, "{} targets for {} tokens", targets.len(), hidden.dim(0)?);
         let rows: Vec<(u32, u32)> =
             targets.iter().enumerate().filter_map(|(row, target)| Some((row as u32, (*target)?))).collect();
-        ensure!(!rows.is_empty(), "no token of this batch is trained on");
         let mut sum = 0.0;
         let mut gradient = hidden.zeros_like()?;
         for chunk in rows.chunks(CHUNK) {
@@ -188,46 +186,23 @@ impl CandleDecoder {
     }
 
     fn balance(&self) -> Option<Balance> {
-        let experts = self.config.mixture?.experts;
-        Some(Balance { shares: vec![0.0; experts], probabilities: vec![0.0; experts], rows: 0 })
+        Some(Balance::new(self.config.mixture?.experts))
     }
 }
 
-impl Loss {
-    fn new(cross_entropy: f64, balance: Option<&Balance>, options: &LossOptions, targets: &[Option<u32>]) -> Loss {
-        let router_aux = balance.map(Balance::loss);
-        let total = cross_entropy + options.router_aux_loss_coef * router_aux.unwrap_or(0.0);
-        Loss { cross_entropy, router_aux, total, targets: targets.iter().flatten().count() }
-    }
-}
-
-/// The load-balancing loss of transformers' Mixtral (Switch Transformers, arXiv 2101.03961, equations 4 to 6, over all
-/// layers at once): `E * sum_e f_e * P_e`.
-impl Balance {
-    fn loss(&self) -> f64 {
-        let rows = self.rows as f64;
-        let terms = self.shares.iter().zip(&self.probabilities);
-        let sum: f64 =
-            terms.map(|(&share, &probability)| f64::from(share) / rows * f64::from(probability) / rows).sum();
-        sum * self.shares.len() as f64
-    }
-
-    /// The part of the loss that one layer's probabilities can change: f_e is counted, so it has no gradient.
-    fn objective(&self, routing: &Routing) -> Result<Tensor> {
-        let shares: Vec<f32> = self.shares.iter().map(|share| share / self.rows as f32).collect();
-        let shares = Tensor::from_vec(shares, (1, self.shares.len()), routing.probabilities.device())?;
-        let scale = self.shares.len() as f64 / self.rows as f64;
-        Ok((routing.probabilities.broadcast_mul(&shares)?.sum_all()? * scale)?)
-    }
+/// The part of the load-balancing loss that one layer's probabilities can change.
+fn objective_of(balance: &Balance, routing: &Routing) -> Result<Tensor> {
+    let slopes: Vec<f32> = balance.slopes().into_iter().map(|slope| slope as f32).collect();
+    let slopes = Tensor::from_vec(slopes, (1, routing.probabilities.dim(1)?), routing.probabilities.device())?;
+    Ok(routing.probabilities.broadcast_mul(&slopes)?.sum_all()?)
 }
 
 /// Adds a layer's routing to the counts.
 fn count(balance: &mut Option<Balance>, routing: Option<&Routing>) -> Result<()> {
     let (Some(balance), Some(routing)) = (balance, routing) else { return Ok(()) };
-    balance.rows += routing.probabilities.dim(0)?;
-    routing.chosen.iter().for_each(|&expert| balance.shares[expert as usize] += 1.0);
-    let sums = routing.probabilities.detach().sum(0)?.to_vec1::<f32>()?;
-    balance.probabilities.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+    let probabilities = routing.probabilities.detach();
+    let sums = probabilities.to_dtype(DType::F64)?.sum(0)?.to_vec1::<f64>()?;
+    balance.count(probabilities.dim(0)?, routing.chosen.iter().map(|&expert| expert as usize), &sums);
     Ok(())
 }
 

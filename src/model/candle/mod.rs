@@ -6,8 +6,8 @@
 mod attention;
 mod cache;
 mod decoder;
-mod dropout;
 mod feed_forward;
+mod footprint;
 mod graft;
 mod head;
 mod linear;
@@ -21,7 +21,6 @@ use candle_core::{DType, Device, Tensor, Var};
 
 pub use cache::Cache;
 pub use feed_forward::Routing;
-pub use loss::{Loss, LossOptions, PairGradient};
 
 use crate::model::adapter::{LoraPair, Matrix};
 use crate::model::config::ModelConfig;

@@ -19,7 +19,7 @@ use crate::model::decoder::Pasts;
 use crate::model::packed::Packed;
 
 /// Places in a layer's linears.
-const OUTPUT: usize = 3;
+pub(super) const OUTPUT: usize = 3;
 
 /// Queries of an item: enough to make packing its path's keys a small part, few enough to share them out.
 const QUERIES_OF_AN_ITEM: usize = 512;
@@ -75,17 +75,17 @@ impl<E: Element> CpuDecoder<E> {
         let Workspace { mixed, low, update, .. } = space;
         let mixed = Rows { numbers: &mixed[..count * inner], step: inner };
         let pairs = &visit.layer.pairs.output;
-        let low = pairs.project(&self.kernels, mixed, count, low);
+        let low = pairs.project(&self.kernels, mixed, count, visit.spans, low);
         let terms = pairs.terms(0, mixed, visit.weights.matrix(OUTPUT), low);
         let norm = visit.layer.output_norms.as_ref().map(|[norm, _]| &norm[..]);
         self.add_update(states, norm, update, |out| add_to(&self.kernels, count, &terms, out, width));
     }
 
     /// q, k and v of `count` normed rows, side by side.
-    fn project(&self, visit: &Visit, count: usize, space: &mut Workspace<E>) {
+    pub(super) fn project(&self, visit: &Visit, count: usize, space: &mut Workspace<E>) {
         let Workspace { normed, low, projected, .. } = space;
         let x = Rows { numbers: &normed[..count * self.width()], step: self.width() };
-        let low = visit.layer.pairs.inputs.project(&self.kernels, x, count, low);
+        let low = visit.layer.pairs.inputs.project(&self.kernels, x, count, visit.spans, low);
         let matrices = [0, 1, 2].map(|place| visit.weights.matrix(place));
         let width: usize = matrices.iter().map(|matrix| matrix.rows).sum();
         let out = Shared::new(take(projected, count * width));
@@ -217,16 +217,20 @@ impl<E: Element> CpuDecoder<E> {
     ) {
         let (heads, head_dim) = (self.config.num_attention_heads, self.config.head_dim);
         let group = queries.group;
-        let sight = Sight {
-            scale: self.config.attention_scale as f32,
-            soft_cap: self.config.attention_softcap.map(|cap| cap as f32),
-            window: self.config.window(visit.index),
-        };
+        let sight = self.sight(visit);
         attend(self.kernels.isa, queries, seen, sight, scratch, |row, values| {
             let at = ((first + row / group) * heads + head * group + row % group) * head_dim;
             // SAFETY: each head of each row is written once.
             rows::round(self.kernels.isa, values, unsafe { mixed.part(at..at + head_dim) });
         });
+    }
+
+    pub(super) fn sight(&self, visit: &Visit) -> Sight {
+        Sight {
+            scale: self.config.attention_scale as f32,
+            soft_cap: self.config.attention_softcap.map(|cap| cap as f32),
+            window: self.config.window(visit.index),
+        }
     }
 
     /// Leaves the chain of each leaf in its past.
@@ -284,13 +288,13 @@ fn chain(packed: &Packed, segment: usize) -> Vec<usize> {
     chain
 }
 
-fn segment_rows(packed: &Packed, segment: usize) -> Range<usize> {
+pub(super) fn segment_rows(packed: &Packed, segment: usize) -> Range<usize> {
     let segment = packed.segments[segment];
     segment.start..segment.start + segment.len
 }
 
 /// Positions of some rows in their sequences.
-fn positions(packed: &Packed, rows: Range<usize>) -> Vec<usize> {
+pub(super) fn positions(packed: &Packed, rows: Range<usize>) -> Vec<usize> {
     let pieces = pieces(packed, rows);
     let positions = pieces.iter().flat_map(|piece| {
         let first = packed.segments[piece.segment].position;

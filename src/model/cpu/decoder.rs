@@ -34,31 +34,36 @@ impl<E: Element> Decoder for CpuDecoder<E> {
             + 2 * width * heads * head_dim
             + width * used * config.intermediate_size;
         let past = config.num_hidden_layers * kv_heads * KeyValues::<E>::bytes(config.head_dim, 64) / 64;
+        let kept = if self.groups_of_a_layer() > 1 { self.kept_bytes() } else { 0 };
         Footprint {
             fixed: self.weights.bytes() + self.chunk * row,
-            per_token: 4 * hidden + 2 * width * kv_heads * head_dim,
+            per_token: 4 * hidden + 2 * width * kv_heads * head_dim + kept,
             per_past_token: past,
         }
     }
 
     fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
-        let mut pairs: HashMap<&str, &LoraPair> =
-            adapter.pairs.iter().map(|pair| (pair.module.as_str(), pair)).collect();
+        let mut pairs: HashMap<&str, (usize, &LoraPair)> =
+            adapter.pairs.iter().enumerate().map(|(index, pair)| (pair.module.as_str(), (index, pair))).collect();
         if pairs.len() < adapter.pairs.len() {
             bail!("the adapter has two pairs for the same module");
         }
         let config = &self.config;
         let found = (0..config.num_hidden_layers).map(|layer| {
-            let linears = names::linears(config, layer).into_iter();
-            let linears = linears.map(|linear| ([linear.outputs, linear.inputs], pairs.remove(linear.module.as_str())));
-            Pairs::new::<E>(&linears.collect::<Vec<_>>())
+            let linears = names::linears(config, layer);
+            let of = linears.iter().map(|linear| pairs.remove(linear.module.as_str())).collect::<Vec<_>>();
+            let shapes = linears.iter().map(|linear| [linear.outputs, linear.inputs]);
+            let shaped = shapes.zip(of.iter().map(|found| found.map(|(_, pair)| pair))).collect::<Vec<_>>();
+            Ok((of.iter().map(|found| found.map(|(index, _)| index)).collect(), Pairs::new::<E>(&shaped)?))
         });
-        let found = found.collect::<Result<Vec<_>>>()?;
+        let (adapted, found): (Vec<Vec<Option<usize>>>, Vec<Pairs>) =
+            found.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         if !pairs.is_empty() {
             let mut unused: Vec<&str> = pairs.into_keys().collect();
             unused.sort_unstable();
             bail!("the adapter has pairs for modules that this model does not have: {}", unused.join(", "));
         }
+        self.adapted = adapted;
         self.layers.iter_mut().zip(found).for_each(|(layer, pairs)| layer.pairs = pairs);
         Ok(())
     }

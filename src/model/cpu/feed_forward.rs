@@ -1,36 +1,40 @@
 //! The feed-forward of a wave's rows: one gated MLP, or a mixture of them of which each token uses a few.
+//!
+//! A streamed layer's experts may come in several groups. All of them read what the first group normed and routed, and the
+//! order of experts is the order of groups: the bits are those of a whole layer.
 
 use rayon::prelude::*;
 
 use super::CpuDecoder;
 use super::layer::{ROWS_A_TASK, Visit};
-use super::linear::{LowRank, add_to};
-use super::workspace::{Workspace, take};
+use super::linear::{Low, LowRank, Span, add_to, spans_of};
+use super::workspace::{ExpertInput, Workspace, take};
 use crate::kernel::product::{Block, Kernels, Rows, Term};
 use crate::kernel::{Element, Matrix, Shared, rows};
 use crate::model::config::{Activation, Mixture};
 
-/// Places in a layer's linears.
-const ROUTER: usize = 4;
-const DENSE: Places = Places { w1: 4, w2: 6, w3: 5 };
+/// Places in a layer's linears: the first after attention's, which is a mixture's router.
+const FIRST: usize = 4;
+pub(super) const ROUTER: usize = FIRST;
+pub(super) const DENSE: Places = Places { w1: FIRST, w2: 6, w3: 5 };
 
 #[derive(Clone, Copy)]
-struct Places {
-    w1: usize,
-    w2: usize,
-    w3: usize,
+pub(super) struct Places {
+    pub w1: usize,
+    pub w2: usize,
+    pub w3: usize,
 }
 
-fn places_of_expert(expert: usize) -> Places {
+pub(super) fn places_of_expert(expert: usize) -> Places {
     let first = ROUTER + 1 + 3 * expert;
     Places { w1: first, w2: first + 1, w3: first + 2 }
 }
 
 /// The tokens that chose an expert, in order, with the weights they give it.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Routed {
-    rows: Vec<usize>,
-    weights: Vec<f32>,
+pub struct Routed {
+    pub rows: Vec<usize>,
+    pub weights: Vec<f32>,
 }
 
 /// What the gated product of an MLP is made with.
@@ -41,38 +45,55 @@ struct Gate<'a, E> {
 }
 
 impl<E: Element> CpuDecoder<E> {
-    /// The feed-forward of some rows, added to their states.
-    pub(super) fn feed_forward(&self, visit: &Visit, states: &mut [f32], space: &mut Workspace<E>) {
-        let count = states.len() / self.width();
-        self.norm_rows(states, &visit.layer.feed_forward_norm, take(&mut space.normed, states.len()));
-        let routed = self.config.mixture.map(|mixture| self.route(visit, mixture, states, space));
+    /// The visited group's part of the feed-forward of some rows, added to their states. `chunk`: which rows of the wave
+    /// they are, where the layer is cut.
+    pub(super) fn feed_forward(
+        &self,
+        visit: &Visit,
+        chunk: Option<usize>,
+        states: &mut [f32],
+        space: &mut Workspace<E>,
+    ) {
+        if visit.places.end <= FIRST {
+            return;
+        }
+        let chunk = chunk.filter(|_| self.config.mixture.is_some()); // a dense one is never cut itself
+        let mut input = space.take_input(chunk);
+        if visit.places.contains(&FIRST) {
+            self.norm_rows(states, &visit.layer.feed_forward_norm, take(&mut input.normed, states.len()));
+            input.routed = self.config.mixture.map_or(Vec::new(), |mixture| self.route(visit, mixture, states, space));
+        }
         let mut update = std::mem::take(&mut space.update);
         let norm = visit.layer.output_norms.as_ref().map(|[_, norm]| &norm[..]);
-        self.add_update(states, norm, &mut update, |out| match routed {
-            None => self.dense(visit, count, out, space),
-            Some(routed) => self.mixture(visit, &routed, out, space),
+        self.add_update(states, norm, &mut update, |out| match self.config.mixture {
+            None => self.dense(visit, &input.normed, out, space),
+            Some(_) => self.mixture(visit, &input, out, space),
         });
         space.update = update;
+        space.keep_input(chunk, input);
     }
 
-    fn dense(&self, visit: &Visit, count: usize, out: &mut [f32], space: &mut Workspace<E>) {
-        let Workspace { normed, gated, low, .. } = space;
-        let x = Rows { numbers: &normed[..count * self.width()], step: self.width() };
+    pub(super) fn dense(&self, visit: &Visit, normed: &[E], out: &mut [f32], space: &mut Workspace<E>) {
+        let Workspace { gated, low, .. } = space;
+        let count = out.len() / self.width();
+        let x = Rows { numbers: &normed[..out.len()], step: self.width() };
         let [inputs, output] = &visit.layer.pairs.experts[0];
         let weights = [DENSE.w1, DENSE.w3].map(|place| visit.weights.matrix(place));
-        self.gate().fill(x, count, inputs, weights, low, gated);
+        self.gate().fill((x, count, visit.spans), inputs, weights, low, gated);
         let gated = self.gated(gated, count);
-        let low = output.project(&self.kernels, gated, count, low);
+        let low = output.project(&self.kernels, gated, count, visit.spans, low);
         let terms = output.terms(0, gated, visit.weights.matrix(DENSE.w2), low);
         add_to(&self.kernels, count, &terms, out, self.width());
     }
 
     /// Each expert makes one product over the tokens that chose it; a token's outputs are added in the order of its
     /// experts (Mixtral of Experts, arXiv 2401.04088, section 2.1).
-    fn mixture(&self, visit: &Visit, routed: &[Routed], out: &mut [f32], space: &mut Workspace<E>) {
-        let width = self.width();
-        let Workspace { normed, gathered, gated, low, .. } = space;
-        for (expert, chosen) in routed.iter().enumerate().filter(|(_, chosen)| !chosen.rows.is_empty()) {
+    pub(super) fn mixture(&self, visit: &Visit, input: &ExpertInput<E>, out: &mut [f32], space: &mut Workspace<E>) {
+        let (width, normed) = (self.width(), &input.normed);
+        let Workspace { gathered, gated, low, .. } = space;
+        let visited = |expert: usize| visit.places.contains(&places_of_expert(expert).w1);
+        let experts = input.routed.iter().enumerate();
+        for (expert, chosen) in experts.filter(|(expert, chosen)| visited(*expert) && !chosen.rows.is_empty()) {
             let count = chosen.rows.len();
             let gathered = take(gathered, count * width);
             let copies = gathered.par_chunks_mut(width).zip(&chosen.rows).with_min_len(ROWS_A_TASK);
@@ -81,9 +102,10 @@ impl<E: Element> CpuDecoder<E> {
             let places = places_of_expert(expert);
             let [inputs, output] = &visit.layer.pairs.experts[expert];
             let weights = [places.w1, places.w3].map(|place| visit.weights.matrix(place));
-            self.gate().fill(x, count, inputs, weights, low, gated);
+            let spans = spans_of(visit.spans, &chosen.rows);
+            self.gate().fill((x, count, &spans), inputs, weights, low, gated);
             let gated = self.gated(gated, count);
-            let low = output.project(&self.kernels, gated, count, low);
+            let low = output.project(&self.kernels, gated, count, &spans, low);
             let terms = output.terms(0, gated, visit.weights.matrix(places.w2), low);
             self.scatter(&terms, chosen, out);
         }
@@ -113,7 +135,13 @@ impl<E: Element> CpuDecoder<E> {
     }
 
     /// Which tokens each expert gets. The router works in f32.
-    fn route(&self, visit: &Visit, mixture: Mixture, states: &[f32], space: &mut Workspace<E>) -> Vec<Routed> {
+    pub(super) fn route(
+        &self,
+        visit: &Visit,
+        mixture: Mixture,
+        states: &[f32],
+        space: &mut Workspace<E>,
+    ) -> Vec<Routed> {
         let (width, experts) = (self.width(), mixture.experts);
         let count = states.len() / width;
         let Workspace { normed_f32, low_f32, logits, .. } = space;
@@ -121,7 +149,7 @@ impl<E: Element> CpuDecoder<E> {
         self.norm_rows(states, &visit.layer.feed_forward_norm, normed);
         let x = Rows { numbers: &normed[..], step: width };
         let pairs = &visit.layer.pairs.router;
-        let low = pairs.project(&self.f32_kernels, x, count, low_f32);
+        let low = pairs.project(&self.f32_kernels, x, count, visit.spans, low_f32);
         let terms = pairs.terms(0, x, visit.weights.matrix(ROUTER), low);
         let logits = take(logits, count * experts);
         logits.fill(0.0);
@@ -141,14 +169,13 @@ impl<E: Element> Gate<'_, E> {
     /// `activation(w1 x) * w3 x` of `count` rows: (count, intermediate).
     fn fill(
         &self,
-        x: Rows<E>,
-        count: usize,
+        (x, count, spans): (Rows<E>, usize, &[Span]),
         pairs: &LowRank,
         [w1, w3]: [Matrix; 2],
-        low: &mut Vec<E>,
+        low: &mut Low<E>,
         gated: &mut Vec<E>,
     ) {
-        let low = pairs.project(self.kernels, x, count, low);
+        let low = pairs.project(self.kernels, x, count, spans, low);
         let (gate, up) = (pairs.terms(0, x, w1, low), pairs.terms(1, x, w3, low));
         let (inner, isa) = (self.inner, self.kernels.isa);
         let out = Shared::new(take(gated, count * inner));
@@ -165,7 +192,7 @@ impl<E: Element> Gate<'_, E> {
 
 /// The experts of a token with their weights: the `top_k` largest of the softmax (the first of equals, as torch's topk
 /// answers on the CPU), made to sum to 1 where the model says so.
-fn choose(logits: &[f32], mixture: Mixture) -> Vec<(usize, f32)> {
+pub(super) fn choose(logits: &[f32], mixture: Mixture) -> Vec<(usize, f32)> {
     let peak = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
     let powers: Vec<f64> = logits.iter().map(|logit| f64::from(logit - peak).exp()).collect();
     let mut order: Vec<usize> = (0..logits.len()).collect();
@@ -176,6 +203,14 @@ fn choose(logits: &[f32], mixture: Mixture) -> Vec<(usize, f32)> {
         false => powers.iter().sum(),
     };
     order.into_iter().map(|expert| (expert, (powers[expert] / sum) as f32)).collect()
+}
+
+/// A token's probability of each expert.
+pub(super) fn softmax(logits: &[f32]) -> Vec<f64> {
+    let peak = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let powers: Vec<f64> = logits.iter().map(|logit| f64::from(logit - peak).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! One layer: its small tensors and LoRA pairs, and the way a wave takes through it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::linear::LowRank;
+use super::linear::{LowRank, Span};
 use super::rotary::Angles;
 use super::weights::LayerWeights;
-use super::workspace::take;
+use super::workspace::{Workspace, take};
 use super::{CpuDecoder, Hidden, Past};
 use crate::kernel::{Element, rows};
 use crate::model::adapter::LoraPair;
@@ -47,6 +48,12 @@ impl Pairs {
         Pairs { experts: (0..experts).map(|_| Default::default()).collect(), ..Pairs::default() }
     }
 
+    /// Bytes of their numbers.
+    pub fn bytes(&self) -> usize {
+        let experts = self.experts.iter().flatten();
+        [&self.inputs, &self.output, &self.router].into_iter().chain(experts).map(LowRank::bytes).sum()
+    }
+
     /// `linears`: shapes and pairs in the order of `names::linears`.
     pub fn new<E: Element>(linears: &[([usize; 2], Option<&LoraPair>)]) -> Result<Pairs> {
         let (attention, rest) = linears.split_at(4);
@@ -72,9 +79,19 @@ impl Pairs {
 pub struct Visit<'a> {
     pub index: usize,
     pub layer: &'a Layer,
+    /// Which of the layer's linears `weights` has.
+    pub places: Range<usize>,
     pub weights: LayerWeights<'a>,
     pub packed: &'a Packed,
+    /// The micro-batches of a training step; none when scoring.
+    pub spans: &'a [Span],
     pub angles: Arc<Angles>,
+}
+
+impl Visit<'_> {
+    fn has_attention(&self) -> bool {
+        self.places.start == 0
+    }
 }
 
 /// Rows that a thread takes at a time where a row is little work.
@@ -89,25 +106,48 @@ impl<E: Element> CpuDecoder<E> {
         packed: &Packed,
         pasts: &mut Pasts<Past<E>>,
     ) -> Result<()> {
-        let positions = packed.segments.iter().map(|segment| segment.position + segment.len).max().unwrap_or(0);
-        let visited = self.weights.visit(index)?;
-        let visit = Visit {
-            index,
-            layer: &self.layers[index],
-            weights: visited.matrices()?,
-            packed,
-            angles: self.rotary.angles(index, positions),
-        };
+        let positions = packed.positions();
+        let groups = self.weights.groups().of(index).len();
         self.workspaces.with(|space| {
-            for first in (0..packed.len()).step_by(self.chunk) {
-                let rows = first..packed.len().min(first + self.chunk);
-                let states = &mut hidden.states[rows.start * self.width()..rows.end * self.width()];
-                self.attention(&visit, rows, states, pasts, space);
-                self.feed_forward(&visit, states, space);
+            for group in 0..groups {
+                let visited = self.weights.visit(index, group)?;
+                let visit = Visit {
+                    index,
+                    layer: &self.layers[index],
+                    places: visited.places(),
+                    weights: visited.matrices()?,
+                    packed,
+                    spans: &[],
+                    angles: self.rotary.angles(index, positions),
+                };
+                self.pass(&visit, groups > 1, hidden, pasts, space);
             }
-            self.begin_pasts(&visit, pasts, space);
-        });
-        Ok(())
+            Ok(())
+        })
+    }
+
+    /// Takes all tokens through a group of a layer, which may be all of it. With `is_cut` what its experts read is kept for
+    /// those of the next.
+    fn pass(
+        &self,
+        visit: &Visit,
+        is_cut: bool,
+        hidden: &mut Hidden,
+        pasts: &mut Pasts<Past<E>>,
+        space: &mut Workspace<E>,
+    ) {
+        let tokens = visit.packed.len();
+        for (chunk, first) in (0..tokens).step_by(self.chunk).enumerate() {
+            let rows = first..tokens.min(first + self.chunk);
+            let states = &mut hidden.states[rows.start * self.width()..rows.end * self.width()];
+            if visit.has_attention() {
+                self.attention(visit, rows, states, pasts, space);
+            }
+            self.feed_forward(visit, is_cut.then_some(chunk), states, space);
+        }
+        if visit.has_attention() {
+            self.begin_pasts(visit, pasts, space);
+        }
     }
 
     /// Numbers of a hidden state.

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use half::f16;
 
 use super::CpuDecoder;
+use super::groups::Groups;
 use super::layer::{Layer, Pairs};
 use super::rotary::Rotary;
 use super::weights::Weights;
@@ -12,6 +13,7 @@ use crate::kernel::{Element, Isa, Pool};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Footprint};
 use crate::model::names;
+use crate::model::training::Trainable;
 use crate::weights::Checkpoint;
 
 /// How a decoder is made from a checkpoint.
@@ -22,7 +24,8 @@ pub struct LoadOptions {
     pub rounded_to_f16: bool,
     /// Holds every linear of the layers (attention, experts, router) in NF4 with double quantisation.
     pub nf4: bool,
-    /// Bytes that the process may use: layers are streamed where all of them and some tokens do not fit.
+    /// Bytes that the process may use: layers are streamed where all of them and some tokens do not fit, and in groups
+    /// where two of them do not.
     pub memory: u64,
 }
 
@@ -36,7 +39,30 @@ const SOME_TOKENS: usize = 4096;
 const ASIDE: u64 = 128 << 20;
 
 impl<E: Element> CpuDecoder<E> {
+    /// A decoder to score and to generate with.
     pub fn load(checkpoint: Checkpoint, config: &ModelConfig, options: &LoadOptions) -> Result<CpuDecoder<E>> {
+        let (mut decoder, may_stream) = CpuDecoder::open(checkpoint, config, options)?;
+        decoder.fit_into(options.memory, may_stream)?;
+        Ok(decoder)
+    }
+
+    /// A decoder to train with: layers that do not fit into memory beside a walk of `largest` tokens are streamed, whole
+    /// ones.
+    pub fn load_to_train(
+        checkpoint: Checkpoint,
+        config: &ModelConfig,
+        options: &LoadOptions,
+        largest: usize,
+    ) -> Result<CpuDecoder<E>> {
+        let (mut decoder, may_stream) = CpuDecoder::open(checkpoint, config, options)?;
+        if decoder.held_bytes() + decoder.walk_bytes(largest, largest) > options.memory && may_stream {
+            decoder.weights.stream(Groups::whole(config))?;
+        }
+        Ok(decoder)
+    }
+
+    /// A decoder whose layers are in memory, or mapped: then they may be streamed.
+    fn open(checkpoint: Checkpoint, config: &ModelConfig, options: &LoadOptions) -> Result<(CpuDecoder<E>, bool)> {
         let widths = [config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim];
         ensure!(
             widths.iter().all(|width| width.is_multiple_of(E::GROUP)),
@@ -50,10 +76,13 @@ impl<E: Element> CpuDecoder<E> {
         let reader = Reader { checkpoint: weights.checkpoint(), config, round: rounding::<E>(options.rounded_to_f16) };
         let layers = (0..config.num_hidden_layers).map(|index| reader.layer(index)).collect::<Result<_>>()?;
         let norm = reader.norm(names::NORM, config.hidden_size)?;
-        let mut decoder = CpuDecoder {
+        let decoder = CpuDecoder {
             config: config.clone(),
             kernels: Kernels::new(options.isa),
             f32_kernels: Kernels::new(options.isa),
+            adapted: (0..config.num_hidden_layers)
+                .map(|layer| vec![None; names::linears(config, layer).len()])
+                .collect(),
             layers,
             norm,
             weights,
@@ -62,24 +91,48 @@ impl<E: Element> CpuDecoder<E> {
             paths: Pool::default(),
             workspaces: Pool::default(),
         };
-        decoder.fit_into(options.memory, !quantizes)?;
-        Ok(decoder)
+        Ok((decoder, !quantizes))
     }
 
     /// Streams the layers (what was quantised here is in memory and stays there), and takes fewer tokens at a time, where
     /// memory asks for it.
     fn fit_into(&mut self, memory: u64, may_stream: bool) -> Result<()> {
-        let resident = |decoder: &CpuDecoder<E>| {
-            let Footprint { fixed, per_token, .. } = decoder.footprint();
-            (fixed + per_token * SOME_TOKENS) as u64 + ASIDE
-        };
-        if resident(self) > memory && may_stream {
-            self.weights.stream()?;
+        if self.needed() <= memory {
+            return Ok(());
         }
-        while resident(self) > memory && self.chunk > SMALLEST_CHUNK {
+        if may_stream {
+            let groups = self.groups_within(memory)?;
+            self.weights.stream(groups)?;
+        }
+        while self.needed() > memory && self.chunk > SMALLEST_CHUNK {
             self.chunk /= 2;
         }
         Ok(())
+    }
+
+    /// What the process is expected to hold with some tokens on their way.
+    fn needed(&self) -> u64 {
+        let Footprint { fixed, per_token, .. } = self.footprint();
+        (fixed + per_token * SOME_TOKENS) as u64 + ASIDE
+    }
+
+    /// Bytes of a token that are kept between a layer's groups: its input to the experts, and which they are.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let row_and_weight = 2 * (size_of::<usize>() + size_of::<f32>()); // lists grow to twice what they hold
+        self.config.mixture.map_or(0, |mixture| size_of::<E>() * self.width() + mixture.top_k * row_and_weight)
+    }
+
+    /// The groups to stream in. Small ones cost next to nothing, so they come before fewer tokens at a time.
+    fn groups_within(&mut self, memory: u64) -> Result<Groups> {
+        loop {
+            let beside = self.needed() - self.weights.layers_bytes() as u64 + (self.kept_bytes() * SOME_TOKENS) as u64;
+            let room = memory.saturating_sub(beside).try_into().unwrap_or(usize::MAX);
+            let groups = self.weights.groups_within(room, &self.config)?;
+            if Weights::streamed_bytes(&groups) <= room || self.chunk <= SMALLEST_CHUNK {
+                return Ok(groups);
+            }
+            self.chunk /= 2;
+        }
     }
 }
 

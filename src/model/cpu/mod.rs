@@ -9,8 +9,10 @@
 //! A token's numbers have the same bits whatever the other tokens, threads, waves or budget (`tests/invariance.rs`).
 
 mod attention;
+mod backward;
 mod decoder;
 mod feed_forward;
+mod groups;
 mod head;
 mod layer;
 mod linear;
@@ -47,6 +49,8 @@ pub struct CpuDecoder<E: Element> {
     f32_kernels: Kernels<f32>,
     weights: Weights,
     layers: Vec<Layer>,
+    /// Which pair of the adapter sits on each linear, by layer and place.
+    adapted: Vec<Vec<Option<usize>>>,
     norm: Vec<f32>, // (hidden)
     rotary: Rotary,
     /// Tokens that a layer takes at a time.
@@ -64,5 +68,10 @@ impl<E: Element> CpuDecoder<E> {
     /// Whether layers are read when they are visited, because they do not fit into memory.
     pub fn is_streamed(&self) -> bool {
         self.weights.are_streamed()
+    }
+
+    /// Groups that a layer is taken in, one after the other: more than one where two layers at once do not fit into memory.
+    pub fn groups_of_a_layer(&self) -> usize {
+        self.weights.groups().most()
     }
 }

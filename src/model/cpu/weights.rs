@@ -1,8 +1,13 @@
 //! Where a layer's frozen matrices come from: mapped files where all of them fit into memory, 4-bit copies made when the
-//! model was opened, or a stream that reads the next layer while this one computes.
+//! model was opened, or a stream that reads the next layer, or the next part of one, while this one computes.
+//!
+//! Whoever walks asks for a layer group by group, in any order; forwards is the order that is read ahead.
+
+use std::ops::Range;
 
 use anyhow::Result;
 
+use super::groups::Groups;
 use crate::kernel::Matrix;
 use crate::model::config::ModelConfig;
 use crate::model::names;
@@ -18,6 +23,7 @@ pub struct Weights {
     head: Linear,
     embedding: Linear,
     layers: Layers,
+    groups: Groups,
     rounded_to_f16: bool,
 }
 
@@ -34,20 +40,21 @@ enum Layers {
     Streamed(LayerStream),
 }
 
-/// A layer while it is visited: a streamed one is in memory as long as this is.
+/// A group of a layer while it is visited: a streamed one is in memory as long as this is.
 pub struct Visited<'a> {
     weights: &'a Weights,
     layer: usize,
+    places: Range<usize>,
     streamed: Option<stream::Layer<'a>>,
 }
 
-/// The matrices of a visited layer.
+/// The matrices of a visited group, the first of which has place `first` in its layer.
 pub enum LayerWeights<'a> {
-    Stored { linears: Vec<Stored<'a>>, rounded_to_f16: bool },
+    Stored { first: usize, linears: Vec<Stored<'a>>, rounded_to_f16: bool },
     Quantized { linears: &'a [Nf4<'static>], shapes: &'a [Linear] },
 }
 
-/// Buffers of a stream: one for the layer in hand, one for the next.
+/// Buffers of a stream: one for the group in hand, one for the next.
 const SLOTS: usize = 2;
 
 impl Weights {
@@ -64,6 +71,7 @@ impl Weights {
             head: linear(head, vocabulary),
             embedding: linear(names::EMBEDDING, vocabulary),
             layers: Layers::Mapped,
+            groups: Groups::whole(config),
             checkpoint,
             rounded_to_f16,
         }
@@ -88,12 +96,36 @@ impl Weights {
         Ok(())
     }
 
-    /// Reads each layer when it is visited from here on.
-    pub fn stream(&mut self) -> Result<()> {
-        let names = |linears: &Vec<Linear>| linears.iter().map(|linear| linear.tensor.clone()).collect();
-        let groups: Vec<Vec<String>> = self.linears.iter().map(names).collect();
-        self.layers = Layers::Streamed(LayerStream::new(&self.checkpoint, &groups, SLOTS)?);
+    /// The groups to stream layers in, where `room` bytes are for the stream.
+    pub fn groups_within(&self, room: usize, config: &ModelConfig) -> Result<Groups> {
+        let bytes = |layer: usize, places: &Range<usize>| {
+            LayerStream::buffer_bytes(&self.checkpoint, &self.tensors(layer, places))
+        };
+        Groups::within(room / SLOTS, config, bytes)
+    }
+
+    /// Bytes that streaming in these groups needs.
+    pub fn streamed_bytes(groups: &Groups) -> usize {
+        SLOTS * groups.largest
+    }
+
+    /// Reads each group when it is visited from here on.
+    pub fn stream(&mut self, groups: Groups) -> Result<()> {
+        let layers = 0..self.linears.len();
+        let names = |layer| groups.of(layer).iter().map(move |places| (layer, places));
+        let names: Vec<_> = layers.flat_map(names).map(|(layer, places)| self.tensors(layer, places)).collect();
+        self.layers = Layers::Streamed(LayerStream::new(&self.checkpoint, &names, SLOTS)?);
+        self.groups = groups;
         Ok(())
+    }
+
+    fn tensors(&self, layer: usize, places: &Range<usize>) -> Vec<String> {
+        self.linears[layer][places.clone()].iter().map(|linear| linear.tensor.clone()).collect()
+    }
+
+    /// What a wave goes through one after the other in each layer; one group where layers are not cut.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
     }
 
     pub fn are_streamed(&self) -> bool {
@@ -116,6 +148,11 @@ impl Weights {
         }
     }
 
+    /// What of that is the layers'.
+    pub fn layers_bytes(&self) -> usize {
+        self.bytes() - self.end_bytes()
+    }
+
     /// Embedding and head, which are mapped in any case.
     fn end_bytes(&self) -> usize {
         let bytes = |linear: &Linear| self.stored(linear).map_or(0, |stored| stored.bytes.len());
@@ -125,13 +162,13 @@ impl Weights {
         bytes(&self.head) + bytes(&self.embedding)
     }
 
-    /// A layer, in memory from here on. A read that fails is an error that names file and tensor.
-    pub fn visit(&self, layer: usize) -> Result<Visited<'_>> {
+    /// A group of a layer, in memory from here on. A read that fails is an error that names file and tensor.
+    pub fn visit(&self, layer: usize, group: usize) -> Result<Visited<'_>> {
         let streamed = match &self.layers {
-            Layers::Streamed(stream) => Some(stream.layer(layer)?),
+            Layers::Streamed(stream) => Some(stream.layer(self.groups.index(layer, group))?),
             Layers::Mapped | Layers::Quantized(_) => None,
         };
-        Ok(Visited { weights: self, layer, streamed })
+        Ok(Visited { weights: self, layer, places: self.groups.of(layer)[group].clone(), streamed })
     }
 
     pub fn head(&self) -> Result<Stored<'_>> {
@@ -161,16 +198,21 @@ impl Visited<'_> {
             Some(layer) => layer.stored(&linear.tensor),
             None => self.weights.stored(linear),
         };
-        let linears = shapes.iter().map(stored).collect::<Result<_>>()?;
-        Ok(LayerWeights::Stored { linears, rounded_to_f16: self.weights.rounded_to_f16 })
+        let linears = shapes[self.places.clone()].iter().map(stored).collect::<Result<_>>()?;
+        Ok(LayerWeights::Stored { first: self.places.start, linears, rounded_to_f16: self.weights.rounded_to_f16 })
+    }
+
+    /// Which of the layer's linears are in the group.
+    pub fn places(&self) -> Range<usize> {
+        self.places.clone()
     }
 }
 
 impl LayerWeights<'_> {
-    /// The matrix at a place in the order of [`names::linears`].
+    /// The matrix at a place of the group, in the order of [`names::linears`].
     pub fn matrix(&self, place: usize) -> Matrix<'_> {
         match self {
-            LayerWeights::Stored { linears, rounded_to_f16 } => linears[place].matrix(*rounded_to_f16),
+            LayerWeights::Stored { first, linears, rounded_to_f16 } => linears[place - first].matrix(*rounded_to_f16),
             LayerWeights::Quantized { linears, shapes } => {
                 let [rows, columns] = shapes[place].shape;
                 Matrix { rows, columns, numbers: linears[place].numbers(), rounded_to_f16: false }

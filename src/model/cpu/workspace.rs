@@ -1,5 +1,8 @@
 //! Buffers that every layer uses again: nothing is allocated while tokens walk.
 
+use super::feed_forward::Routed;
+use super::linear::Low;
+
 /// Buffers grow to the largest use and stay.
 #[derive(Default)]
 pub struct Workspace<E> {
@@ -15,10 +18,42 @@ pub struct Workspace<E> {
     pub mixed: Vec<E>,        // (rows, heads, head_dim)
     pub gathered: Vec<E>,     // (rows of an expert, hidden)
     pub gated: Vec<E>,        // (rows, intermediate)
-    pub low: Vec<E>,          // (rows, ranks of an adapter)
-    pub low_f32: Vec<f32>,    // the same for a router
+    pub low: Low<E>,          // of an adapter's pairs
+    pub low_f32: Low<f32>,    // the same for a router
     pub logits: Vec<f32>,     // (rows, experts)
     pub update: Vec<f32>,     // (rows, hidden), where it is normed before it is added
+
+    /// By chunk of the wave, where a layer's experts are in several groups.
+    inputs: Vec<ExpertInput<E>>,
+}
+
+/// What a feed-forward reads of the rows in hand.
+#[derive(Default)]
+pub struct ExpertInput<E> {
+    pub normed: Vec<E>, // (rows, hidden)
+    /// By expert; empty where there are none.
+    pub routed: Vec<Routed>,
+}
+
+impl<E: Default> Workspace<E> {
+    /// The input of a chunk as it was kept; of none, a buffer for it.
+    pub fn take_input(&mut self, chunk: Option<usize>) -> ExpertInput<E> {
+        let Some(chunk) = chunk else {
+            return ExpertInput { normed: std::mem::take(&mut self.normed), routed: Vec::new() };
+        };
+        if self.inputs.len() <= chunk {
+            self.inputs.resize_with(chunk + 1, ExpertInput::default);
+        }
+        std::mem::take(&mut self.inputs[chunk])
+    }
+
+    /// Keeps it for the experts of the next group; of no chunk, only the buffer.
+    pub fn keep_input(&mut self, chunk: Option<usize>, input: ExpertInput<E>) {
+        match chunk {
+            Some(chunk) => self.inputs[chunk] = input,
+            None => self.normed = input.normed,
+        }
+    }
 }
 
 /// The first `count` numbers of a buffer, which grows if it must. What they hold is of an earlier use.

@@ -33,8 +33,8 @@ pub struct Facts<'a> {
     pub repository: Option<&'a str>,
     pub summary: &'a TrainSummary,
     pub counts: Counts,
-    /// Dialogues that were learnt from, and held out.
-    pub dialogues: [usize; 2],
+    /// Examples that an epoch learns from, and that are held out.
+    pub examples: [usize; 2],
     /// sha256 of the data in tokens.
     pub data_digest: &'a str,
     pub log: &'a [Entry],
@@ -56,7 +56,7 @@ pub fn write(recipe: &Recipe, data: &TrainingData, summary: &TrainSummary) -> Re
         repository: repository(&recipe.model),
         summary,
         counts: data.counts,
-        dialogues: [data.train.len(), data.held_out.len()],
+        examples: [data.train.len(), data.held_out.len()],
         data_digest: &data.digest(),
         log: &log,
         scores: earlier.as_deref().and_then(scores_of).filter(|scores| *scores != NO_SCORES),
@@ -119,27 +119,42 @@ fn introduction(facts: &Facts) -> String {
 }
 
 fn data(facts: &Facts) -> String {
-    let Counts { rows, without_answer, cut_tails, cut_at_limit, nothing_learnt, tokens, learnt } = facts.counts;
-    let [train, held_out] = facts.dialogues;
-    let files: Vec<String> = facts.recipe.data.iter().map(|file| escaped(&file.display().to_string())).collect();
+    let Counts { rows, dialogues, tokens, learnt, .. } = facts.counts;
+    let [train, held_out] = facts.examples;
+    let files: Vec<String> =
+        facts.recipe.data.paths().iter().map(|file| escaped(&file.display().to_string())).collect();
     let share = 100.0 * learnt as f64 / tokens.max(1) as f64;
     let mut text = String::from("| | |\n|---|---|\n");
     for (what, value) in [
         ("files", files.join(", ")),
         ("rows", rows.to_string()),
-        ("dialogues learnt from", train.to_string()),
-        ("dialogues held out", held_out.to_string()),
+        ("dialogues", dialogues.to_string()),
+        ("examples learnt from in an epoch", train.to_string()),
+        ("examples held out", held_out.to_string()),
         ("tokens", tokens.to_string()),
         ("of them learnt", format!("{learnt} ({share:.1} %): the answers and the token that ends each")),
-        ("cut at the token limit", cut_at_limit.to_string()),
-        ("without the turns behind their last answer", cut_tails.to_string()),
-        ("dropped, no answer", without_answer.to_string()),
-        ("dropped, nothing learnt within the limit", nothing_learnt.to_string()),
+        ("of the rows", left_out(&facts.counts)),
         ("sha256 of the tokens and what is learnt", format!("`{}`", facts.data_digest)),
     ] {
         let _ = writeln!(text, "| {what} | {value} |");
     }
     text
+}
+
+/// What was left out or changed, as far as anything was.
+fn left_out(counts: &Counts) -> String {
+    let told = [
+        (counts.unusable, "no dialogue"),
+        (counts.without_answer, "without an answer"),
+        (counts.nothing_learnt, "with nothing to learn within the token limit"),
+        (counts.duplicates, "duplicates, learnt from all the same"),
+        (counts.cut_tails, "without the turns behind their last answer"),
+        (counts.cut_at_limit, "cut at the token limit"),
+        (counts.split, "split into several examples"),
+    ];
+    let told: Vec<String> =
+        told.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if told.is_empty() { "all are used whole".to_owned() } else { told.join("; ") }
 }
 
 fn losses(facts: &Facts) -> String {

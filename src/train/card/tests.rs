@@ -50,12 +50,13 @@ fn summary() -> TrainSummary {
 fn card(recipe: &Recipe, log: &[Entry], scores: Option<&str>) -> String {
     let counts = Counts {
         rows: 120,
+        dialogues: 110,
         without_answer: 2,
-        cut_tails: 3,
         cut_at_limit: 5,
         nothing_learnt: 8,
         tokens: 4000,
         learnt: 2470,
+        ..Counts::default()
     };
     let repository = repository(&recipe.model);
     readme(&Facts {
@@ -63,7 +64,7 @@ fn card(recipe: &Recipe, log: &[Entry], scores: Option<&str>) -> String {
         repository,
         summary: &summary(),
         counts,
-        dialogues: [100, 10],
+        examples: [100, 10],
         data_digest: "abc",
         log,
         scores,
@@ -78,10 +79,11 @@ fn a_card_tells_recipe_data_losses_and_scores() {
         "\n# some\n",
         "242225152 parameters, trained in 25 steps on 2500 tokens (50 s, 50 tokens a second)",
         "| files | finetune/data/ultrachat-48k.jsonl |",
-        "| dialogues learnt from | 100 |",
-        "| dialogues held out | 10 |",
+        "| dialogues | 110 |",
+        "| examples learnt from in an epoch | 100 |",
+        "| examples held out | 10 |",
         "| of them learnt | 2470 (61.8 %): the answers and the token that ends each |",
-        "| dropped, nothing learnt within the limit | 8 |",
+        "| of the rows | 2 without an answer; 8 with nothing to learn within the token limit; 5 cut at the token limit |",
         "![cross-entropy by step](loss.svg)",
         "| first step | 1 | 2.3800 |",
         "| last step | 24 | 1.9200 |",

@@ -3,6 +3,7 @@
 //! Keys that are not known are refused, values are checked here once. Relative paths start at the folder that fireval
 //! runs in.
 
+mod data;
 mod lora;
 
 use std::path::{Path, PathBuf};
@@ -11,11 +12,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::adamw;
-use super::format::Format;
 use super::schedule::Schedule;
+use crate::dialogue::format::Format;
 use crate::digest::sha256_hex;
-use crate::model::candle::Numerics;
 use crate::settings;
+use crate::weights::writer;
+
+pub use data::{Data, WeightedFile};
 pub use lora::{Layers, Lora};
 
 /// A checked recipe.
@@ -27,12 +30,12 @@ pub struct Recipe {
     /// A config that `--plan` counts with where the model itself is not at hand: `mixtral-8x7b-v0.1`, or a path.
     #[serde(default)]
     pub config: Option<String>,
-    /// Files of dialogues.
-    pub data: Vec<PathBuf>,
+    /// Files of dialogues, and what is done with them.
+    pub data: Data,
     /// The folder for adapter, state and log.
     pub output: PathBuf,
     pub format: Format,
-    /// Dialogues are cut to their first so many tokens.
+    /// No example has more tokens.
     pub max_tokens: usize,
     pub quantization: Quantization,
     pub dtype: Dtype,
@@ -113,11 +116,12 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    pub fn numerics(self) -> Numerics {
+    /// What weights are rounded to.
+    pub fn of_weights(self) -> writer::Dtype {
         match self {
-            Dtype::F32 => Numerics::F32,
-            Dtype::Bf16 => Numerics::BF16,
-            Dtype::F16 => Numerics::F16,
+            Dtype::F32 => writer::Dtype::F32,
+            Dtype::Bf16 => writer::Dtype::BF16,
+            Dtype::F16 => writer::Dtype::F16,
         }
     }
 
@@ -169,7 +173,7 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<()> {
-        ensure!(!self.data.is_empty(), "`data` lists no file");
+        self.data.check()?;
         ensure!(!self.output.as_os_str().is_empty(), "`output` names no folder");
         match (self.steps, self.epochs) {
             (Some(_), Some(_)) => bail!("`steps` and `epochs` are both given; one of them decides"),

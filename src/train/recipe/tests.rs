@@ -1,6 +1,7 @@
 //! The recipes of the repository open, and slips in them are named.
 
 use super::*;
+use crate::dialogue::pieces::Long;
 use crate::model::adapter::target::Target;
 use crate::model::config::ModelConfig;
 use crate::model::names::Linear;
@@ -117,6 +118,7 @@ fn slips_are_named_with_what_was_meant() {
         ("max_tokens", "max_token", "did you mean `max_tokens`?"),
         ("rank = 16", "rnk = 16", "did you mean `rank`?"),
         ("\"nf4\"", "\"nf3\"", "did you mean `nf4`?"),
+        ("\"firefly-mistral\"", "\"firefly\"", "unknown variant `firefly`"),
         ("\"constant-with-warmup\"", "\"constant\"", "`constant-with-warmup`"),
         ("\"gate\"", "\"gates\"", "unknown target `gates`"),
         ("\"gate\"", "\"w1\"", "names a target twice"),
@@ -139,6 +141,42 @@ fn slips_are_named_with_what_was_meant() {
     ] {
         let error = format!("{:#}", changed(from, to).unwrap_err());
         assert!(error.contains("some.toml") && error.contains(told), "{to}: {error}");
+    }
+}
+
+#[test]
+fn data_is_a_list_or_a_table() {
+    let list = "data = [\"finetune/data/ultrachat-48k.jsonl\"]";
+    let with = |data: &str| changed(list, data);
+    let paths = |recipe: &Recipe| recipe.data.paths().iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    let plain = Recipe::parse(POST, "some.toml").unwrap();
+    assert_eq!(
+        (paths(&plain), plain.data.files[0].weight),
+        (vec!["finetune/data/ultrachat-48k.jsonl".to_owned()], 1.0)
+    );
+    let table = "data.files = [\"a.jsonl\", { path = \"b.parquet\", weight = 0.25 }]\ndata.long = \"split\"\n";
+    let recipe = with(&format!("{table}data.limits = {{ duplicates = 0.02, language = \"eng\" }}")).unwrap();
+    assert_eq!(paths(&recipe), ["a.jsonl", "b.parquet"]);
+    assert_eq!((recipe.data.files[1].weight, recipe.data.long), (0.25, Long::Split));
+    let limits = &recipe.data.limits;
+    assert_eq!((limits.duplicates, limits.malformed, limits.language.unwrap().code()), (0.02, 0.0, "eng"));
+    assert_eq!(recipe.digest(), with(table).unwrap().digest(), "limits do not change what is learnt");
+    assert_ne!(recipe.digest(), with(&table.replace("0.25", "0.5")).unwrap().digest());
+    for (data, told) in [
+        ("data = []", "`data` lists no file"),
+        ("data = 7", "a list of files, or a table with `files`"),
+        ("data = [7]", "a path, or a table with `path` and `weight`"),
+        ("data = { file = [] }", "did you mean `files`?"),
+        ("data = { files = [{ path = \"a\", weigh = 2 }] }", "did you mean `weight`?"),
+        ("data = { files = [{ path = \"a\", weight = 0 }] }", "the weight of a is 0"),
+        ("data = { files = [{ path = \"a\", weight = -1 }] }", "the weight of a is -1"),
+        ("data = { files = [\"a\"], long = \"splits\" }", "did you mean `split`?"),
+        ("data = { files = [\"a\"], limits = { duplicate = 0 } }", "did you mean `duplicates`?"),
+        ("data = { files = [\"a\"], limits = { duplicates = 5 } }", "`[data.limits] duplicates` is 5, outside 0 to 1"),
+        ("data = { files = [\"a\"], limits = { language = \"english\" } }", "unknown language `english`"),
+    ] {
+        let error = format!("{:#}", with(data).unwrap_err());
+        assert!(error.contains(told) && error.contains("some.toml"), "{data}: {error}");
     }
 }
 

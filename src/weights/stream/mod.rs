@@ -112,6 +112,11 @@ impl LayerStream {
         }
     }
 
+    /// Bytes of a buffer that is large enough for these tensors. A tensor that is missing is an error.
+    pub fn buffer_bytes(checkpoint: &Checkpoint, names: &[String]) -> Result<usize> {
+        Ok(Group::new(checkpoint, names)?.bytes() + direct::ALIGNMENT)
+    }
+
     /// Bytes of all buffers.
     pub fn footprint(&self) -> usize {
         self.shared.lock().slots.len() * (self.buffer_bytes + direct::ALIGNMENT)

@@ -3,13 +3,17 @@
 //! A file is cut into lines at once and each line parsed only when its row is asked for: of HellaSwag's 40,000 training
 //! rows an evaluation draws a few. Parquet and CSV are turned into the same lines.
 
+mod stream;
+
 use std::borrow::Cow;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use polars::prelude::{CsvReader, DataFrame, JsonFormat, JsonWriter, ParquetReader, SerReader, SerWriter};
 use serde_json::{Map, Value};
+
+pub use stream::{RowStream, StreamedRow};
 
 /// One row, by field name.
 pub type Row = Map<String, Value>;
@@ -88,11 +92,8 @@ impl Rows {
         Rows::frame(&place, frame.with_context(|| format!("{place} is not a readable CSV file"))?)
     }
 
-    fn frame(place: &str, mut frame: DataFrame) -> Result<Rows> {
-        let mut bytes = Vec::new();
-        let written = JsonWriter::new(&mut bytes).with_json_format(JsonFormat::JsonLines).finish(&mut frame);
-        written.with_context(|| format!("{place} holds values that rows can't"))?;
-        Ok(Rows::lines(place.to_owned(), Cow::Owned(bytes)))
+    fn frame(place: &str, frame: DataFrame) -> Result<Rows> {
+        Ok(Rows::lines(place.to_owned(), Cow::Owned(json_lines(place, frame)?)))
     }
 
     /// Rows of the file, at hand or not.
@@ -117,11 +118,12 @@ impl Rows {
         let Some(line) = self.line(index) else {
             bail!("{}: not among the rows at hand; give the whole data with --data DIR", self.place(index));
         };
-        let row: serde_json::Result<Value> = serde_json::from_slice(&self.bytes[line.start..line.end]);
-        match row.with_context(|| format!("{}: not JSON", self.place(index)))? {
-            Value::Object(row) => Ok(row),
-            _ => bail!("{}: a row is a JSON object", self.place(index)),
-        }
+        parse(&self.bytes[line.start..line.end]).map_err(|error| anyhow!("{}: {error:#}", self.place(index)))
+    }
+
+    /// Numbers of the rows at hand, ascending.
+    pub fn at_hand(&self) -> Vec<usize> {
+        self.slice.as_ref().map_or_else(|| (0..self.lines.len()).collect(), |(_, kept)| kept.clone())
     }
 
     fn line(&self, index: usize) -> Option<&Line> {
@@ -130,6 +132,22 @@ impl Rows {
             Some((_, kept)) => kept.binary_search(&index).ok().map(|at| &self.lines[at]),
         }
     }
+}
+
+/// A row from its line.
+fn parse(line: &[u8]) -> Result<Row> {
+    let row: serde_json::Result<Value> = serde_json::from_slice(line);
+    match row.context("not JSON")? {
+        Value::Object(row) => Ok(row),
+        _ => bail!("a row is a JSON object"),
+    }
+}
+
+fn json_lines(place: &str, mut frame: DataFrame) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let written = JsonWriter::new(&mut bytes).with_json_format(JsonFormat::JsonLines).finish(&mut frame);
+    written.with_context(|| format!("{place} holds values that rows can't"))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

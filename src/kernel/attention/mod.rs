@@ -5,6 +5,8 @@
 //! scores of whole blocks, a softmax whose lanes belong to positions, a product over positions from the first on, with
 //! exact zeros for what it does not see. Queries go a few rows at a time against all keys they see; no score is kept.
 
+pub mod backward;
+
 use super::isa::for_every_isa;
 use super::math::{exp, soft_cap};
 use super::product::padded;
@@ -112,6 +114,7 @@ impl<E: Element> KeyValues<E> {
         let values = &mut self.values[row * row_size..][..row_size];
         for (slot, number) in values.chunks_exact_mut(E::GROUP).zip(value) {
             slot[lane] = *number;
+            slot[lane + 1..].fill(E::default()); // a weight of 0 does not silence a NaN of an earlier use
         }
         self.len += 1;
     }
@@ -157,15 +160,9 @@ pub fn attend<E: Element>(
     for first in (0..rows).step_by(ROWS) {
         let count = ROWS.min(rows - first);
         let keys = weigh(isa, queries, (first, count), seen, sight, scratch);
-        let groups = (keys.1 - keys.0).div_ceil(E::GROUP);
         let width = (keys.1 - keys.0).next_multiple_of(WIDTH);
         scratch.mixed.resize(scratch.mixed.len().max(ROWS * columns), 0.0);
-        for column in (0..columns).step_by(WIDTH) {
-            let values = &seen.values[keys.0 * columns + column * E::GROUP..];
-            let weights = (&scratch.weights[..], width, count);
-            let panel = (values, columns * E::GROUP, groups);
-            tile::multiply(isa, weights, panel, (&mut scratch.mixed[column..], columns), false);
-        }
+        times_values(isa, (&scratch.weights, width, count), seen, keys, &mut scratch.mixed);
         for (row, mixed) in scratch.mixed.chunks_exact_mut(columns).enumerate().take(count) {
             mixed.iter_mut().for_each(|value| *value *= scratch.inverses[row]);
             out(first + row, &mixed[..seen.head_dim]);
@@ -191,11 +188,7 @@ fn weigh<E: Element>(
     scratch.scores.resize(scratch.scores.len().max(ROWS * width), 0.0);
     scratch.weights.resize(scratch.weights.len().max(ROWS * width), E::default());
     scratch.inverses.resize(ROWS, 0.0);
-    let numbers = (&queries.numbers[first * step..], step, count);
-    for (index, block) in (begin..end).step_by(WIDTH).enumerate() {
-        let keys = (&seen.keys[block * step..], WIDTH * E::GROUP, step / E::GROUP);
-        tile::multiply(isa, numbers, keys, (&mut scratch.scores[index * WIDTH..], width), false);
-    }
+    times_keys(isa, (&queries.numbers[first * step..], step, count), seen, (begin, end), &mut scratch.scores);
     for row in 0..count {
         let (from, to) = queries.sees(first + row, sight.window);
         let part = row * width..(row + 1) * width;
@@ -204,6 +197,37 @@ fn weigh<E: Element>(
         softmax(isa, scores, seen, sight.scale, sight.soft_cap, weights, &mut scratch.inverses[row]);
     }
     (begin, end)
+}
+
+/// Rows (numbers, their step, their count) times the keys `from..to`, `from` the first of a panel: (rows, whole panels).
+fn times_keys<E: Element>(
+    isa: Isa,
+    rows: (&[E], usize, usize),
+    seen: &KeyValues<E>,
+    (from, to): (usize, usize),
+    out: &mut [f32],
+) {
+    let (depth, width) = (padded::<E>(seen.head_dim), (to - from).next_multiple_of(WIDTH));
+    for (index, block) in (from..to).step_by(WIDTH).enumerate() {
+        let keys = (&seen.keys[block * depth..], WIDTH * E::GROUP, depth / E::GROUP);
+        tile::multiply(isa, rows, keys, (&mut out[index * WIDTH..], width), false);
+    }
+}
+
+/// Rows of weights of the positions `from..to` times their values: (rows, columns).
+fn times_values<E: Element>(
+    isa: Isa,
+    (weights, step, count): (&[E], usize, usize),
+    seen: &KeyValues<E>,
+    (from, to): (usize, usize),
+    out: &mut [f32],
+) {
+    let columns = seen.columns();
+    for column in (0..columns).step_by(WIDTH) {
+        let values = &seen.values[from * columns + column * E::GROUP..];
+        let panel = (values, columns * E::GROUP, (to - from).div_ceil(E::GROUP));
+        tile::multiply(isa, (weights, step, count), panel, (&mut out[column..], columns), false);
+    }
 }
 
 for_every_isa! {

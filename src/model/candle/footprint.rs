@@ -1,0 +1,35 @@
+//! What training on candle's tensors takes: on a card, and on the CPU.
+
+use super::head::CHUNK;
+use crate::model::config::ModelConfig;
+use crate::model::names;
+
+/// Numbers that autograd keeps for each that a layer computes: it holds the temporaries of norms, softmax and silu (measured
+/// on the rehearsal without recomputation: 2.8).
+const GRAPH: u64 = 3;
+/// Rows of logits held at once: they and their gradient.
+const HEAD_ROWS: u64 = 2 * CHUNK as u64;
+
+/// Bytes of one micro-batch of `tokens` in dialogues of at most `longest`: layer inputs (all activations where nothing is
+/// recomputed), one layer's graph, a decoded matrix, some rows of logits. Numbers are f32.
+pub fn batch_bytes(config: &ModelConfig, tokens: u64, longest: u64, recompute: bool) -> u64 {
+    let (layers, activations) = (config.num_hidden_layers as u64, 4 * tokens * layer_activations(config, longest));
+    let kept = if recompute { 4 * tokens * config.hidden_size as u64 } else { GRAPH * activations };
+    let sizes = names::linears(config, 0).into_iter().map(|linear| (linear.inputs * linear.outputs) as u64);
+    let decoded = 4 * sizes.max().unwrap_or(0);
+    layers * kept + (GRAPH + 1) * activations + decoded + HEAD_ROWS * 4 * config.vocab_size as u64
+}
+
+/// Numbers that one layer computes for a token of a dialogue of `length` tokens.
+fn layer_activations(config: &ModelConfig, length: u64) -> u64 {
+    let (hidden, heads) = (config.hidden_size as u64, config.num_attention_heads as u64);
+    let queries = heads * config.head_dim as u64;
+    let keys = (config.num_key_value_heads * config.head_dim) as u64;
+    // Queries and keys before and after rotation, values; scores before and after softmax; what they gather.
+    let attention = 3 * queries + 3 * keys + 2 * heads * length;
+    let experts = config.mixture.map_or(1, |mixture| mixture.top_k) as u64;
+    // Gate, its silu, up, their product; input and output of each expert.
+    let feed_forward = experts * (4 * config.intermediate_size as u64 + 2 * hidden);
+    // Two norms, two residual sums, the attention's output.
+    attention + feed_forward + 5 * hidden
+}

@@ -1,0 +1,232 @@
+//! Back through attention: output projection, each query against what it saw, rotation, head norms, q k v, and the norm.
+
+use rayon::prelude::*;
+
+use super::linear::{self, Seen};
+use crate::kernel::attention::Queries;
+use crate::kernel::attention::backward::{BackwardScratch, Keys, Marks, Panels, keys_backward, queries_backward};
+use crate::kernel::product::{Rows, Term, padded};
+use crate::kernel::{Element, Pool, Shared, backward, rows};
+use crate::model::cpu::CpuDecoder;
+use crate::model::cpu::attention::{OUTPUT, positions, segment_rows};
+use crate::model::cpu::layer::{ROWS_A_TASK, Visit};
+use crate::model::cpu::linear::Low;
+use crate::model::cpu::workspace::{Workspace, take};
+use crate::model::training::PairGradient;
+
+/// Linears of attention: q, k, v, o.
+pub const LINEARS: usize = OUTPUT + 1;
+
+/// Buffers of one walk.
+#[derive(Default)]
+pub struct Scratch<E> {
+    outward: Vec<f32>,    // (rows, hidden): gradient of what attention returned
+    of_output: Vec<E>,    // (rows, hidden): the same
+    of_mixed: Vec<f32>,   // (rows, heads, head_dim)
+    of_heads: Vec<E>,     // (kv_heads, rows, group, head_dim): the same
+    found: [Vec<f32>; 3], // (rows, heads or kv_heads, head_dim): of queries, keys, values
+    rounded: [Vec<E>; 3], // the same
+    of_normed: Vec<f32>,  // (rows, hidden)
+    low: Low<E>,
+    v: Vec<E>,
+    pairs: linear::Scratch<E>,
+    heads: Pool<HeadScratch<E>>,
+}
+
+/// One worker's.
+struct HeadScratch<E> {
+    seen: Panels<E>,
+    queries: Panels<E>,
+    scratch: BackwardScratch<E>,
+    marks: Marks,
+}
+
+impl<E: Element> Default for HeadScratch<E> {
+    fn default() -> HeadScratch<E> {
+        HeadScratch {
+            seen: Panels::default(),
+            queries: Panels::default(),
+            scratch: BackwardScratch::default(),
+            marks: Marks::default(),
+        }
+    }
+}
+
+impl<E: Element> CpuDecoder<E> {
+    /// Turns the gradient of the states behind attention into that of its `input`. `space` is as attention left it; `sums`
+    /// are those of q, k, v and o.
+    pub(super) fn attention_back(
+        &self,
+        visit: &Visit,
+        input: &[f32],
+        gradient: &mut [f32],
+        space: &mut Workspace<E>,
+        scratch: &mut Scratch<E>,
+        sums: &mut [Option<PairGradient>],
+    ) {
+        let (of_inputs, of_output) = sums.split_at_mut(OUTPUT);
+        self.output_back(visit, gradient, space, scratch, of_output);
+        self.mix_back(visit, space, scratch);
+        self.norm_rows(input, &visit.layer.input_norm, take(&mut space.normed, input.len()));
+        self.split_back(visit, space, scratch);
+        self.project_back(visit, space, scratch, of_inputs);
+        let of_normed = &scratch.of_normed[..input.len()];
+        self.norm_back(input, &visit.layer.input_norm, of_normed, gradient);
+    }
+
+    /// From the states' gradient to that of the mixed values.
+    fn output_back(
+        &self,
+        visit: &Visit,
+        gradient: &[f32],
+        space: &mut Workspace<E>,
+        scratch: &mut Scratch<E>,
+        sums: &mut [Option<PairGradient>],
+    ) {
+        let (count, width) = (visit.packed.len(), self.width());
+        let inner = self.config.num_attention_heads * self.config.head_dim;
+        let Scratch { outward, of_output, of_mixed, low, v, pairs: pair_scratch, .. } = scratch;
+        let mixed = Rows { numbers: &space.mixed[..count * inner], step: inner };
+        let (pairs, weight) = (&visit.layer.pairs.output, visit.weights.matrix(OUTPUT));
+        let u = pairs.project(&self.kernels, mixed, count, visit.spans, low);
+        let mut outward = take(outward, count * width);
+        match &visit.layer.output_norms {
+            None => outward.copy_from_slice(gradient),
+            Some([norm, _]) => {
+                let returned = take(&mut space.update, count * width);
+                self.put(count, &pairs.terms(0, mixed, weight, u), returned, width);
+                outward.fill(0.0);
+                self.norm_back(returned, norm, gradient, &mut outward);
+            }
+        }
+        let of_output = self.rounded(outward, of_output);
+        let g = [Rows { numbers: of_output, step: width }];
+        let v = pairs.back(&self.kernels, &g, count, v);
+        let of_mixed = take(of_mixed, count * inner);
+        self.put(count, &pairs.terms_back(&[weight], &g, v, visit.spans), of_mixed, inner);
+        pairs.add_dropped(&self.kernels, v, count, visit.spans, None, of_mixed);
+        let seen = Seen { x: mixed, u, g: &g, v, spans: visit.spans };
+        pairs.collect(&self.kernels, seen, sums, pair_scratch);
+    }
+
+    /// From the mixed values' gradient to those of rotated queries, of rotated keys and of values.
+    fn mix_back(&self, visit: &Visit, space: &Workspace<E>, scratch: &mut Scratch<E>) {
+        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
+        let (head_dim, count, group) = (self.config.head_dim, visit.packed.len(), heads / kv_heads);
+        let step = padded::<E>(head_dim);
+        let Scratch { of_mixed, of_heads, found: [of_queries, of_keys, of_values], heads: pool, .. } = scratch;
+        let of_heads = self.by_head(&of_mixed[..count * heads * head_dim], of_heads);
+        let of_queries = Shared::new(take(of_queries, count * heads * head_dim));
+        let of_keys = Shared::new(take(of_keys, count * kv_heads * head_dim));
+        let of_values = Shared::new(take(of_values, count * kv_heads * head_dim));
+        let sight = self.sight(visit);
+        (0..visit.packed.segments.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|item| {
+            let (head, rows) = (item % kv_heads, segment_rows(visit.packed, item / kv_heads));
+            let of = |numbers: &'_ [E], size: usize| -> std::ops::Range<usize> {
+                let first = (head * count + rows.start) * size;
+                debug_assert!(first + rows.len() * size <= numbers.len());
+                first..first + rows.len() * size
+            };
+            let queries = &space.queries[of(&space.queries, group * step)];
+            let gradients = &of_heads[of(of_heads, group * step)];
+            let (keys, values) = (&space.keys[of(&space.keys, step)], &space.values[of(&space.values, step)]);
+            pool.with(|worker| {
+                let HeadScratch { seen, queries: asking, scratch, marks } = worker;
+                seen.lay(head_dim, keys, values);
+                asking.lay(head_dim, queries, gradients);
+                let asked = Queries { numbers: queries, group, first: 0 };
+                queries_backward(self.kernels.isa, asked, gradients, seen, sight, (scratch, marks), |row, found| {
+                    let at = ((rows.start + row / group) * heads + head * group + row % group) * head_dim;
+                    // SAFETY: each head of each row is written once.
+                    unsafe { of_queries.part(at..at + head_dim) }.copy_from_slice(found);
+                });
+                let keys = Keys { keys, values, group };
+                keys_backward(self.kernels.isa, keys, asking, sight, (scratch, marks), |position, key, value| {
+                    let at = ((rows.start + position) * kv_heads + head) * head_dim;
+                    // SAFETY: as above.
+                    unsafe {
+                        of_keys.part(at..at + head_dim).copy_from_slice(key);
+                        of_values.part(at..at + head_dim).copy_from_slice(value);
+                    }
+                });
+            });
+        });
+    }
+
+    /// The mixed values' gradient where attention reads it: (kv_heads, rows, group, head_dim).
+    fn by_head<'a>(&self, of_mixed: &[f32], of_heads: &'a mut Vec<E>) -> &'a [E] {
+        let (heads, head_dim) = (self.config.num_attention_heads, self.config.head_dim);
+        let (step, group) = (padded::<E>(head_dim), heads / self.config.num_key_value_heads);
+        let count = of_mixed.len() / (heads * head_dim);
+        let of_heads = take(of_heads, count * heads * step);
+        let out = Shared::new(of_heads);
+        let rows_of = of_mixed.par_chunks(heads * head_dim).enumerate().with_min_len(ROWS_A_TASK);
+        rows_of.for_each(|(row, mixed)| {
+            for (index, head) in mixed.chunks_exact(head_dim).enumerate() {
+                let at = ((index / group * count + row) * group + index % group) * step;
+                // SAFETY: each head of each row is written once.
+                let out = unsafe { out.part(at..at + step) };
+                out[head_dim..].fill(E::default());
+                rows::round(self.kernels.isa, head, &mut out[..head_dim]);
+            }
+        });
+        of_heads
+    }
+
+    /// From rotated (and normed) heads to what the projections returned, rounded.
+    fn split_back(&self, visit: &Visit, space: &mut Workspace<E>, scratch: &mut Scratch<E>) {
+        let (count, head_dim) = (visit.packed.len(), self.config.head_dim);
+        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
+        if visit.layer.head_norms.is_some() {
+            self.project(visit, count, space); // heads were normed in place
+        }
+        let positions = positions(visit.packed, 0..count);
+        let width = (heads + 2 * kv_heads) * head_dim;
+        for (which, first, of) in [(0, 0, heads), (1, heads, kv_heads), (2, heads + kv_heads, kv_heads)] {
+            let found = &mut scratch.found[which][..count * of * head_dim];
+            let norm = visit.layer.head_norms.as_ref().and_then(|norms| norms.get(which));
+            let rows_of = found.par_chunks_mut(of * head_dim).enumerate().with_min_len(ROWS_A_TASK);
+            rows_of.for_each(|(row, found)| {
+                let (cosines, sines) = visit.angles.at(positions[row]);
+                for (index, head) in found.chunks_exact_mut(head_dim).enumerate() {
+                    if which < 2 {
+                        backward::rotate(self.kernels.isa, head, cosines, sines);
+                    }
+                    if let Some(norm) = norm {
+                        let before = &space.projected[row * width + (first + index) * head_dim..][..head_dim];
+                        let of_normed = head.to_vec();
+                        head.fill(0.0);
+                        backward::rms_norm(self.kernels.isa, before, norm, self.config.rms_norm_eps, &of_normed, head);
+                    }
+                }
+            });
+            self.rounded(&scratch.found[which][..count * of * head_dim], &mut scratch.rounded[which]);
+        }
+    }
+
+    /// From q, k and v to the normed states.
+    fn project_back(
+        &self,
+        visit: &Visit,
+        space: &Workspace<E>,
+        scratch: &mut Scratch<E>,
+        sums: &mut [Option<PairGradient>],
+    ) {
+        let (count, width) = (visit.packed.len(), self.width());
+        let Scratch { rounded, of_normed, low, v, pairs: pair_scratch, .. } = scratch;
+        let x = Rows { numbers: &space.normed[..count * width], step: width };
+        let pairs = &visit.layer.pairs.inputs;
+        let weights = [0, 1, 2].map(|place| visit.weights.matrix(place));
+        let g = [0, 1, 2].map(|place| {
+            let step = weights[place].rows;
+            Rows { numbers: &rounded[place][..count * step], step }
+        });
+        let u = pairs.project(&self.kernels, x, count, visit.spans, low);
+        let v = pairs.back(&self.kernels, &g, count, v);
+        let of_normed = take(of_normed, count * width);
+        let terms: Vec<Term<E>> = pairs.terms_back(&weights, &g, v, visit.spans);
+        self.put(count, &terms, of_normed, width);
+        pairs.add_dropped(&self.kernels, v, count, visit.spans, None, of_normed);
+        pairs.collect(&self.kernels, Seen { x, u, g: &g, v, spans: visit.spans }, sums, pair_scratch);
+    }
+}

@@ -1,0 +1,59 @@
+//! What training takes beside the frozen weights, by the same shapes that the buffers have.
+
+use super::{PORTION, head};
+use crate::kernel::product::padded;
+use crate::kernel::{Element, PANEL_WIDTH};
+use crate::model::config::ModelConfig;
+use crate::model::cpu::linear::UNIT;
+
+/// A thread's buffers of a product: two runs of sums, a panel, rows being decoded.
+const THREAD: usize = 4 << 20;
+/// What a walk keeps of a token beside its states: ids, targets, where it was routed.
+const TOKEN: usize = 64;
+
+/// Bytes of a walk of so many `tokens`, `largest` in one micro-batch.
+pub fn walk_bytes<E: Element>(config: &ModelConfig, tokens: usize, largest: usize, threads: usize) -> u64 {
+    let state = 4 * config.hidden_size;
+    let kept = tokens * ((config.num_hidden_layers + 2) * state + TOKEN);
+    let portion = tokens.min(PORTION.max(largest));
+    let bytes = kept
+        + portion * (attention::<E>(config) + feed_forward::<E>(config) + state)
+        + portion.min(UNIT) * expert::<E>(config)
+        + head::bytes::<E>(config, tokens)
+        + threads * (THREAD + panels::<E>(config, portion.min(largest)));
+    bytes as u64
+}
+
+/// A token in attention, both ways.
+fn attention<E: Element>(config: &ModelConfig) -> usize {
+    let (width, hidden, head_dim) = (size_of::<E>(), config.hidden_size, config.head_dim);
+    let (heads, all) = (config.num_attention_heads, config.num_attention_heads + 2 * config.num_key_value_heads);
+    let step = padded::<E>(head_dim);
+    let forward = width * hidden + 4 * all * head_dim + width * all * step + width * heads * head_dim;
+    let backward = width * (hidden + heads * step + all * head_dim) + 4 * (2 * hidden + (heads + all) * head_dim);
+    forward + backward
+}
+
+/// A token around the experts, or around the dense feed-forward.
+fn feed_forward<E: Element>(config: &ModelConfig) -> usize {
+    let (width, hidden) = (size_of::<E>(), config.hidden_size);
+    let routed = config.mixture.map_or(0, |mixture| 4 * hidden + 8 * mixture.experts + 64 * mixture.top_k);
+    let sandwich = if config.sandwich_norms { 12 * hidden } else { 0 };
+    // Forwards an expert takes its tokens at once: twice its share is much for one.
+    let share = config.mixture.map_or(1.0, |mixture| (2.0 * mixture.top_k as f64 / mixture.experts as f64).min(1.0));
+    let forward = (share * (width * (hidden + config.intermediate_size)) as f64) as usize;
+    routed + sandwich + forward + width * hidden + 4 * hidden
+}
+
+/// A row inside an expert on the way back.
+fn expert<E: Element>(config: &ModelConfig) -> usize {
+    let (width, inner) = (size_of::<E>(), config.intermediate_size);
+    2 * width * config.hidden_size + 2 * 4 * inner + 3 * width * inner + 4 * inner / PANEL_WIDTH
+}
+
+/// A worker's panels of one dialogue and key-value head.
+fn panels<E: Element>(config: &ModelConfig, longest: usize) -> usize {
+    let group = config.num_attention_heads / config.num_key_value_heads;
+    let number = padded::<E>(config.head_dim) + config.head_dim.next_multiple_of(PANEL_WIDTH);
+    2 * longest * (1 + group) * number * size_of::<E>()
+}

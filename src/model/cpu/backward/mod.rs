@@ -1,0 +1,317 @@
+//! Training on the kernels: the losses of micro-batches and their gradient by the adapter, each layer visited twice.
+//!
+//! Forwards each layer leaves its input behind; backwards it is computed again from that input and gone back through by
+//! hand ([`attention`], [`feed_forward`], [`router`], [`linear`]; the loss is [`head`]'s). So one layer's activations are
+//! held, whatever the depth, and streamed weights are read twice, however many micro-batches walk together.
+//!
+//! In a layer tokens go by portions: whole micro-batches, about as many tokens as make products fast. Sums over tokens are
+//! made micro-batch by micro-batch in their order, everything else row by row: so a gradient has the same bits in whatever
+//! company, portions, threads or memory it was computed.
+
+mod attention;
+mod feed_forward;
+mod footprint;
+mod head;
+mod linear;
+mod router;
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use super::CpuDecoder;
+use super::feed_forward::{choose, softmax};
+use super::layer::{ROWS_A_TASK, Visit};
+use super::linear::Span;
+use super::weights::Visited;
+use super::workspace::{Workspace, take};
+use crate::kernel::product::{Block, Term};
+use crate::kernel::{Element, Shared, backward, rows};
+use crate::model::adapter::Adapter;
+use crate::model::decoder::{Decoder, Pasts};
+use crate::model::dropout::Dropout;
+use crate::model::packed::Packed;
+use crate::model::training::{Balance, Gradients, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
+
+/// Tokens of a portion: packing a panel is a small part of multiplying it, for each of some experts too.
+const PORTION: usize = 4096;
+
+/// Micro-batches that go through a layer side by side.
+pub(super) struct Portion {
+    packed: Packed,
+    targets: Vec<Option<u32>>,
+    /// By micro-batch.
+    spans: Vec<Span>,
+    targets_of: Vec<usize>,
+}
+
+/// What a walk holds.
+struct Walk {
+    portions: Vec<Portion>,
+    states: Vec<Vec<f32>>, // by portion: (tokens, hidden)
+    /// By micro-batch of each portion; none for a dense model.
+    balances: Vec<Vec<Balance>>,
+}
+
+/// Buffers of the way back.
+#[derive(Default)]
+struct Scratch<E> {
+    middle: Vec<f32>, // (rows, hidden): the states between attention and feed-forward
+    head: head::Scratch<E>,
+    attention: attention::Scratch<E>,
+    feed_forward: feed_forward::Scratch<E>,
+}
+
+impl<E: Element> Trainable for CpuDecoder<E> {
+    fn adapt(&mut self, adapter: &Adapter) -> Result<()> {
+        self.set_adapter(adapter)
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let pairs = self.layers.iter().map(|layer| layer.pairs.bytes()).sum::<usize>();
+        (self.weights.bytes() + pairs) as u64
+    }
+
+    fn walk_bytes(&self, tokens: usize, largest: usize) -> u64 {
+        footprint::walk_bytes::<E>(&self.config, tokens, largest, rayon::current_num_threads())
+    }
+
+    fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>> {
+        rayon::scope(|_| {
+            let mut walk = self.begin(batches, None)?;
+            self.workspaces.with(|space| {
+                (0..self.layers.len()).try_for_each(|layer| self.forward_layer(layer, &mut walk, space))
+            })?;
+            self.losses_of(&walk, options, None, &mut head::Scratch::default())
+        })
+    }
+
+    fn gradients(
+        &self,
+        batches: &[MicroBatch],
+        options: &LossOptions,
+        factor: f32,
+        sums: &mut Gradients,
+    ) -> Result<Vec<Loss>> {
+        rayon::scope(|_| {
+            let mut walk = self.begin(batches, Some(options.dropout))?;
+            let mut scratch = Scratch::default();
+            self.workspaces.with(|space| {
+                let mut kept = Vec::with_capacity(self.layers.len());
+                for layer in 0..self.layers.len() {
+                    kept.push(walk.states.clone());
+                    self.forward_layer(layer, &mut walk, space)?;
+                }
+                let mut gradients: Vec<Vec<f32>> = walk.states.iter().map(|states| vec![0.0; states.len()]).collect();
+                let out = Some((factor, &mut gradients[..]));
+                let losses = self.losses_of(&walk, options, out, &mut scratch.head)?;
+                let slopes = walk.slopes(f64::from(factor) * options.router_aux_loss_coef);
+                for layer in (0..self.layers.len()).rev() {
+                    let inputs = kept.pop().expect("one is kept for every layer");
+                    self.backward_layer(
+                        layer,
+                        &walk.portions,
+                        &inputs,
+                        &mut gradients,
+                        &slopes,
+                        space,
+                        &mut scratch,
+                        sums,
+                    )?;
+                }
+                Ok(losses)
+            })
+        })
+    }
+}
+
+impl<E: Element> CpuDecoder<E> {
+    /// Embeds micro-batches. `dropout`: where they are trained on.
+    fn begin(&self, batches: &[MicroBatch], dropout: Option<f64>) -> Result<Walk> {
+        let portions = portions(batches, dropout.unwrap_or(0.0))?;
+        let states = portions.iter().map(|portion| Ok(self.embed(&portion.packed)?.states)).collect::<Result<_>>()?;
+        let balances = |portion: &Portion| {
+            let experts = self.config.mixture.map(|mixture| mixture.experts);
+            experts.map_or(Vec::new(), |experts| vec![Balance::new(experts); portion.spans.len()])
+        };
+        Ok(Walk { balances: portions.iter().map(balances).collect(), states, portions })
+    }
+
+    fn forward_layer(&self, layer: usize, walk: &mut Walk, space: &mut Workspace<E>) -> Result<()> {
+        let visited = self.weights.visit(layer, 0)?;
+        for ((portion, states), balances) in walk.portions.iter().zip(&mut walk.states).zip(&mut walk.balances) {
+            let visit = self.visit_with(layer, &visited, portion)?;
+            self.attention(&visit, 0..portion.packed.len(), states, &mut Pasts::None, space);
+            self.feed_forward(&visit, None, states, space);
+            self.count(portion, &space.logits, balances);
+        }
+        Ok(())
+    }
+
+    fn visit_with<'a>(&'a self, layer: usize, visited: &'a Visited, portion: &'a Portion) -> Result<Visit<'a>> {
+        Ok(Visit {
+            index: layer,
+            layer: &self.layers[layer],
+            places: visited.places(),
+            weights: visited.matrices()?,
+            packed: &portion.packed,
+            spans: &portion.spans,
+            angles: self.rotary.angles(layer, portion.packed.positions()),
+        })
+    }
+
+    /// Counts where a layer's router sent the tokens.
+    fn count(&self, portion: &Portion, logits: &[f32], balances: &mut [Balance]) {
+        let Some(mixture) = self.config.mixture else { return };
+        for (span, balance) in portion.spans.iter().zip(balances) {
+            let rows = logits[span.rows.start * mixture.experts..span.rows.end * mixture.experts]
+                .chunks_exact(mixture.experts);
+            let mut sums = vec![0.0; mixture.experts];
+            for row in rows.clone() {
+                sums.iter_mut().zip(softmax(row)).for_each(|(sum, probability)| *sum += probability);
+            }
+            let chosen = rows.flat_map(|row| choose(row, mixture)).map(|(expert, _)| expert);
+            balance.count(span.rows.len(), chosen, &sums);
+        }
+    }
+
+    /// The losses at the end of a walk; with `out`, a factor and (tokens, hidden) by portion, the gradient by the states.
+    fn losses_of(
+        &self,
+        walk: &Walk,
+        options: &LossOptions,
+        mut out: Option<(f32, &mut [Vec<f32>])>,
+        scratch: &mut head::Scratch<E>,
+    ) -> Result<Vec<Loss>> {
+        let mut losses = Vec::new();
+        for (index, (portion, states)) in walk.portions.iter().zip(&walk.states).enumerate() {
+            let factor = out.as_ref().map_or(0.0, |(factor, _)| *factor);
+            let gradient = out.as_mut().map(|(_, gradients)| &mut gradients[index][..]);
+            let means = self.cross_entropy(portion, states, factor, gradient, scratch)?;
+            for (batch, mean) in means.into_iter().enumerate() {
+                let balance = walk.balances[index].get(batch);
+                losses.push(Loss::new(mean, balance, options.router_aux_loss_coef, portion.targets_of[batch]));
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Turns the gradients of a layer's outputs into those of its `inputs`, and adds the pairs' to `sums`.
+    #[allow(clippy::too_many_arguments)] // each is one thing of the walk
+    fn backward_layer(
+        &self,
+        layer: usize,
+        portions: &[Portion],
+        inputs: &[Vec<f32>],
+        gradients: &mut [Vec<f32>],
+        slopes: &[Vec<Vec<f64>>],
+        space: &mut Workspace<E>,
+        scratch: &mut Scratch<E>,
+        sums: &mut Gradients,
+    ) -> Result<()> {
+        let visited = self.weights.visit(layer, 0)?;
+        let mut of_layer = self.take_sums(layer, sums);
+        for (((portion, input), gradient), slopes) in portions.iter().zip(inputs).zip(gradients).zip(slopes) {
+            let visit = self.visit_with(layer, &visited, portion)?;
+            let middle = take(&mut scratch.middle, input.len());
+            middle.copy_from_slice(input);
+            self.attention(&visit, 0..portion.packed.len(), middle, &mut Pasts::None, space);
+            let part = &mut scratch.feed_forward;
+            self.feed_forward_back(&visit, middle, gradient, slopes, space, part, &mut of_layer);
+            self.attention_back(
+                &visit,
+                input,
+                gradient,
+                space,
+                &mut scratch.attention,
+                &mut of_layer[..attention::LINEARS],
+            );
+        }
+        self.give_sums(layer, of_layer, sums);
+        Ok(())
+    }
+
+    /// The sums of a layer's pairs, by place, out of those of the adapter.
+    fn take_sums(&self, layer: usize, sums: &mut Gradients) -> Vec<Option<PairGradient>> {
+        let of_place = self.adapted[layer].iter();
+        of_place.map(|pair| pair.map(|pair| std::mem::take(&mut sums.pairs[pair]))).collect()
+    }
+
+    fn give_sums(&self, layer: usize, of_layer: Vec<Option<PairGradient>>, sums: &mut Gradients) {
+        for (pair, sum) in self.adapted[layer].iter().zip(of_layer) {
+            if let (Some(pair), Some(sum)) = (pair, sum) {
+                sums.pairs[*pair] = sum;
+            }
+        }
+    }
+
+    /// Puts a product's sums into rows of `width` numbers.
+    fn put(&self, count: usize, terms: &[Term<E>], out: &mut [f32], width: usize) {
+        let out = Shared::new(out);
+        self.kernels.multiply(count, [terms], |Block { rows, columns, sums: [sums] }: Block<1>| {
+            // SAFETY: every row and column is finished once.
+            let out = unsafe { out.strip(rows.start * width + columns.start, width, rows.len(), columns.len()) };
+            rows::put_block(self.kernels.isa, sums, None, out);
+        });
+    }
+
+    /// Adds to `out` the gradient of rows that were normed.
+    fn norm_back(&self, before: &[f32], weight: &[f32], gradient: &[f32], out: &mut [f32]) {
+        let (width, eps) = (self.width(), self.config.rms_norm_eps);
+        let rows = out.par_chunks_mut(width).zip(before.par_chunks(width)).zip(gradient.par_chunks(width));
+        rows.with_min_len(ROWS_A_TASK).for_each(|((out, before), gradient)| {
+            backward::rms_norm(self.kernels.isa, before, weight, eps, gradient, out);
+        });
+    }
+
+    /// Numbers rounded to what products are made of.
+    fn rounded<'a>(&self, numbers: &[f32], out: &'a mut Vec<E>) -> &'a [E] {
+        let (out, size) = (take(out, numbers.len()), ROWS_A_TASK * self.width());
+        let parts = out.par_chunks_mut(size).zip(numbers.par_chunks(size));
+        parts.for_each(|(out, numbers)| rows::round(self.kernels.isa, numbers, out));
+        out
+    }
+}
+
+impl Walk {
+    /// Of the load-balancing losses times `factor`, by a token's probability of each expert: by portion and micro-batch.
+    fn slopes(&self, factor: f64) -> Vec<Vec<Vec<f64>>> {
+        let scaled = |balance: &Balance| balance.slopes().into_iter().map(|slope| slope * factor).collect();
+        self.balances.iter().map(|balances| balances.iter().map(scaled).collect()).collect()
+    }
+}
+
+/// Micro-batches, in their order, in portions.
+fn portions(batches: &[MicroBatch], dropout: f64) -> Result<Vec<Portion>> {
+    let mut portions: Vec<Portion> = Vec::new();
+    for batch in batches {
+        let count = batch.target_count()?;
+        let fits = |portion: &&mut Portion| portion.packed.len() + batch.packed.len() <= PORTION;
+        let dropout = Dropout::new(dropout, batch.seed);
+        match portions.last_mut().filter(fits) {
+            Some(portion) => portion.push(batch, count, dropout),
+            None => {
+                let mut portion = Portion {
+                    packed: Packed::default(),
+                    targets: Vec::new(),
+                    spans: Vec::new(),
+                    targets_of: Vec::new(),
+                };
+                portion.push(batch, count, dropout);
+                portions.push(portion);
+            }
+        }
+    }
+    Ok(portions)
+}
+
+impl Portion {
+    fn push(&mut self, batch: &MicroBatch, targets: usize, dropout: Option<Dropout>) {
+        let start = self.packed.len();
+        for segment in &batch.packed.segments {
+            self.packed.push(&batch.packed.ids[segment.start..segment.start + segment.len], None);
+        }
+        self.targets.extend(&batch.targets);
+        self.spans.push(Span { rows: start..self.packed.len(), first: 0, dropout });
+        self.targets_of.push(targets);
+    }
+}
