@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use fireval::model::adapter::peft::{self, PeftSettings};
+use fireval::model::adapter::target::Target;
 use fireval::model::adapter::{Adapter, Matrix};
 use fireval::model::config::{Activation, Architecture, Mixture, ModelConfig, RopeScaling};
 use safetensors::tensor::TensorView;
@@ -48,8 +49,8 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn settings() -> PeftSettings {
-    let target_modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate", "w1", "w2", "w3"].map(str::to_owned).to_vec();
-    PeftSettings { base_model: "tiny-mixtral".to_owned(), rank: 16, alpha: 16.0, dropout: 0.0, target_modules }
+    let targets = Target::ALL[..8].iter().map(|&target| (target, None)).collect();
+    PeftSettings { base_model: "tiny-mixtral".to_owned(), rank: 16, alpha: 16.0, targets, ..PeftSettings::default() }
 }
 
 type Tensors = HashMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
@@ -193,9 +194,15 @@ fn a_cut_or_missing_file_is_named() {
     let folder = changed("lora", |_| ());
     let path = folder.path().join(peft::WEIGHTS_FILE);
     let bytes = std::fs::read(&path).unwrap();
-    for length in [0, 7, 100, bytes.len() - 1] {
+    for (length, told) in [
+        (0, "the file is empty"),
+        (7, "not a whole safetensors file"),
+        (100, "not a whole safetensors file"),
+        (bytes.len() - 1, "more or fewer bytes of weights than the file has"),
+    ] {
         std::fs::write(&path, &bytes[..length]).unwrap();
-        assert!(refusal(folder.path()).contains("adapter_model.safetensors: not a whole safetensors file"));
+        let error = refusal(folder.path());
+        assert!(error.contains("adapter_model.safetensors: ") && error.contains(told), "{error}");
     }
     std::fs::remove_file(&path).unwrap();
     assert!(refusal(folder.path()).contains("adapter_model.safetensors"));

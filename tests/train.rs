@@ -93,6 +93,7 @@ fn five_steps_of_adamw_agree() {
         epsilon: stated["eps"].as_f64().unwrap(),
         weight_decay: stated["weight_decay"].as_f64().unwrap(),
         max_grad_norm: stated["max_grad_norm"].as_f64(),
+        lora_plus_ratio: 1.0,
     };
     let mut optimizer = AdamW::new(settings, &adapter);
     let steps = stated["steps"].as_array().unwrap();

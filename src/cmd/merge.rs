@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::{Verdict, Workplace, output};
-use crate::model::adapter::peft;
-use crate::model::config::ModelConfig;
-use crate::transform::merge::merge;
-use crate::weights::Checkpoint;
+use crate::memory::Memory;
+use crate::model_id::{Quantization, own_dtype};
+use crate::project::ModelSpec;
+use crate::transform::merge::{MergeSummary, merge};
+use crate::transform::verify::{Way, verify};
 use crate::weights::writer::Dtype;
+use crate::weights::{Checkpoint, Format};
 
 /// Write a model with its adapter merged into the weights, shard by shard.
 #[derive(clap::Args)]
@@ -24,6 +26,12 @@ pub struct Args {
     /// How weights are written [default: as the model has them; f32 for quantised ones].
     #[arg(long)]
     dtype: Option<Dtype>,
+    /// Afterwards compare the adapter on 4 bits, the adapter on the model's own dtype, and the merged model.
+    #[arg(long)]
+    verify: bool,
+    /// The most memory that --verify may use, as 2GiB [default: half of what is free].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Memory>,
 }
 
 pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
@@ -32,19 +40,31 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let folder = args.adapter.or_else(|| spec.adapter.clone());
     let folder =
         folder.with_context(|| format!("model `{}` has no adapter to merge: name one with --adapter", spec.name))?;
-    let config = {
-        let checkpoint = Checkpoint::open(&path)?;
-        ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?
-    };
-    let adapter = peft::read(&folder, &config)?;
-    let summary = merge(&path, &adapter, &args.out, args.dtype)?;
+    let MergeSummary { merged, replaced, tensors, bytes, files } = merge(&path, &folder, &args.out, args.dtype)?;
+    let out = args.out.display();
+    let replaced = if replaced > 0 { format!(" and {replaced} replaced") } else { String::new() };
     output::print(&format!(
-        "{}: {} of {} tensors updated, {:.2} GB in {} files\n",
-        args.out.display(),
-        summary.merged,
-        summary.tensors,
-        summary.bytes as f64 / 1e9,
-        summary.files.len()
+        "{out}: {merged} of {tensors} tensors updated{replaced}, {:.2} GB in {} files\n",
+        bytes as f64 / 1e9,
+        files.len()
     ))?;
+    if args.verify {
+        let memory = args.memory.unwrap_or_else(Memory::half_of_free);
+        let found = verify(&path, &folder, &args.out, memory.0)?;
+        let scored = whose_score(&spec, &Checkpoint::open(&path)?)?;
+        output::print(&format!(
+            "\n{found}\nA score of `{}` belongs to: {scored}. The merged model has its own: fireval eval {out}\n",
+            spec.name
+        ))?;
+    }
     Ok(Verdict::Done)
+}
+
+/// Which way the model is run when it is scored with its adapter.
+fn whose_score(spec: &ModelSpec, checkpoint: &Checkpoint) -> Result<Way> {
+    match spec.quantization {
+        Some(Quantization::Nf4) => Ok(Way::FourBits),
+        None if checkpoint.holds(Format::Nf4) => Ok(Way::FourBits),
+        None => Ok(Way::Plain(spec.dtype.map_or_else(|| own_dtype(checkpoint), Ok)?)),
+    }
 }

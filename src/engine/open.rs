@@ -10,7 +10,7 @@ use super::local::LocalEngine;
 use super::{Engine, cost};
 use crate::kernel::Element;
 use crate::memory::Memory;
-use crate::model::adapter::peft;
+use crate::model::adapter::{Adapter, peft};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Footprint};
 use crate::model::home::{Held, Home, candle, cpu};
@@ -32,15 +32,17 @@ pub struct Place<'a> {
 
 /// Loads the model of `place`, numbers as `id` says, to run within `memory`.
 pub fn open(place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
-    let checkpoint = Checkpoint::open(place.checkpoint)?;
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    let mut checkpoint = Checkpoint::open(place.checkpoint)?;
+    let (config, adapter) = match place.adapter {
+        Some(folder) => peft::lay_over(folder, &mut checkpoint)?,
+        None => (ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?, Adapter::default()),
+    };
     let held = Held { dtype: Dtype::parse(&id.dtype)?, nf4: id.quantization.is_some() };
+    let made = Made { place, id, memory, adapter: &adapter };
     match (place.home, held.dtype) {
-        (Home::Cpu, Dtype::BF16) => engine(cpu::<bf16>(checkpoint, &config, held, memory)?, place, id, memory),
-        (Home::Cpu, Dtype::F32 | Dtype::F16) => {
-            engine(cpu::<f32>(checkpoint, &config, held, memory)?, place, id, memory)
-        }
-        (Home::Candle, _) => engine(candle(&checkpoint, &config, held)?, place, id, memory),
+        (Home::Cpu, Dtype::BF16) => made.engine(cpu::<bf16>(checkpoint, &config, held, memory)?),
+        (Home::Cpu, Dtype::F32 | Dtype::F16) => made.engine(cpu::<f32>(checkpoint, &config, held, memory)?),
+        (Home::Candle, _) => made.engine(candle(&checkpoint, &config, held)?),
     }
 }
 
@@ -90,11 +92,20 @@ fn probe_layer<D: Decoder>(config: &ModelConfig, load: impl Fn(&ModelConfig) -> 
     Ok(Probe { speed: cost::speed(&decoder)?, footprint })
 }
 
-fn engine<D: Decoder + 'static>(mut decoder: D, place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
-    if let Some(folder) = place.adapter {
-        let adapter = peft::read(folder, decoder.config())?;
-        decoder.set_adapter(&adapter).with_context(|| format!("the adapter in {}", folder.display()))?;
+/// What an engine is made of besides its decoder.
+struct Made<'a> {
+    place: Place<'a>,
+    id: &'a ModelId,
+    memory: Memory,
+    adapter: &'a Adapter,
+}
+
+impl Made<'_> {
+    fn engine<D: Decoder + 'static>(&self, mut decoder: D) -> Result<Box<dyn Engine>> {
+        if let Some(folder) = self.place.adapter {
+            decoder.set_adapter(self.adapter).with_context(|| format!("the adapter in {}", folder.display()))?;
+        }
+        let tokenizer = Tokenizer::open(self.place.checkpoint)?;
+        Ok(Box::new(LocalEngine::new(self.id.clone(), decoder, tokenizer, Limits::of(self.memory))))
     }
-    let tokenizer = Tokenizer::open(place.checkpoint)?;
-    Ok(Box::new(LocalEngine::new(id.clone(), decoder, tokenizer, Limits::of(memory))))
 }

@@ -8,5 +8,6 @@ pub mod decoder;
 mod dropout;
 pub mod home;
 pub mod names;
+pub mod neftune;
 pub mod packed;
 pub mod training;

@@ -22,6 +22,9 @@ pub struct Settings {
     /// Gradients with a longer norm, over all parameters, are scaled down to it; absent: never.
     #[serde(default)]
     pub max_grad_norm: Option<f64>,
+    /// LoRA+ (Hayou and others, arXiv 2402.12354): B learns at so many times the rate of A.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub lora_plus_ratio: f64,
 }
 
 fn betas() -> [f64; 2] {
@@ -30,6 +33,14 @@ fn betas() -> [f64; 2] {
 
 fn epsilon() -> f64 {
     1e-8
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn is_one(number: &f64) -> bool {
+    *number == 1.0
 }
 
 /// The running means of one tensor's gradient and of its square.
@@ -80,12 +91,14 @@ impl AdamW {
         AdamW { settings, moments, updates: 0 }
     }
 
-    /// Moves `adapter` against `gradients` (as they are: clipped before).
+    /// Moves `adapter` against `gradients` (as they are: clipped before). `rate` is that of A.
     pub fn step(&mut self, adapter: &mut Adapter, gradients: &Gradients, rate: f64) {
         self.updates += 1;
         let (settings, updates) = (self.settings, self.updates);
         let matrices: Vec<_> = adapter.matrices_mut().zip(gradients.matrices()).zip(&mut self.moments).collect();
-        matrices.into_par_iter().for_each(|((matrix, gradient), moments)| {
+        matrices.into_par_iter().enumerate().for_each(|(index, ((matrix, gradient), moments))| {
+            // A and B take turns.
+            let rate = if index % 2 == 0 { rate } else { rate * settings.lora_plus_ratio };
             settings.update(&mut matrix.values, &gradient.values, moments, rate, updates);
         });
     }
@@ -94,9 +107,17 @@ impl AdamW {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::adapter::{LoraPair, Matrix};
+    use crate::model::training::PairGradient;
 
-    const PLAIN: Settings =
-        Settings { learning_rate: 0.1, betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: None };
+    const PLAIN: Settings = Settings {
+        learning_rate: 0.1,
+        betas: [0.9, 0.999],
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+        max_grad_norm: None,
+        lora_plus_ratio: 1.0,
+    };
 
     #[test]
     fn the_first_step_is_the_rate_against_the_gradients_sign() {
@@ -118,6 +139,21 @@ mod tests {
         // 1.5 * 0.95 - 0.5 * (8/3) / (sqrt 8 + 1) = 1.425 - 0.348272 = 1.076728.
         settings.update(&mut values, &[2.0], &mut moments, 0.5, 2);
         assert!((values[0] - 1.076_728).abs() < 1e-6, "{values:?}");
+    }
+
+    #[test]
+    fn under_lora_plus_b_moves_so_many_times_as_far() {
+        let ones = |rows, columns| Matrix { rows, columns, values: vec![1.0; rows * columns] };
+        let pair = |module: &str| LoraPair { module: module.to_owned(), scale: 1.0, a: ones(1, 2), b: ones(3, 1) };
+        let mut adapter = Adapter { pairs: vec![pair("q"), pair("v")] };
+        let gradient = |pair: &LoraPair| PairGradient { a: pair.a.clone(), b: pair.b.clone() };
+        let gradients = Gradients { pairs: adapter.pairs.iter().map(gradient).collect() };
+        AdamW::new(Settings { lora_plus_ratio: 4.0, ..PLAIN }, &adapter).step(&mut adapter, &gradients, 0.1);
+        // The first step moves each number by its rate.
+        for pair in &adapter.pairs {
+            assert!(pair.a.values.iter().all(|value| (value - 0.9).abs() < 1e-6), "{pair:?}");
+            assert!(pair.b.values.iter().all(|value| (value - 0.6).abs() < 1e-6), "{pair:?}");
+        }
     }
 
     #[test]

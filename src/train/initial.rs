@@ -9,10 +9,12 @@ use crate::model::config::ModelConfig;
 use crate::model::names::{self, Linear};
 use crate::random::Random;
 
-/// The linears that get a pair, in the order of the layers. A target that the model does not have is an error.
-pub fn linears(config: &ModelConfig, targets: &[Target]) -> Result<Vec<(Target, Linear)>> {
+/// The linears that get a pair, in the order of the layers. A target or layer that the model does not have is an error.
+pub fn linears(config: &ModelConfig, lora: &Lora) -> Result<Vec<(Target, Linear)>> {
+    lora.check_layers(config.num_hidden_layers)?;
+    let targets = &lora.targets;
     let mut chosen = Vec::new();
-    for layer in 0..config.num_hidden_layers {
+    for layer in (0..config.num_hidden_layers).filter(|&layer| lora.has_layer(layer)) {
         for linear in names::linears(config, layer) {
             let target = Target::of(&linear.module)?;
             if targets.contains(&target) {
@@ -26,6 +28,9 @@ pub fn linears(config: &ModelConfig, targets: &[Target]) -> Result<Vec<(Target, 
             "`[lora] targets` names `{target}`, which this model does not have (it has {})",
             available(config)?
         );
+    }
+    if config.mixture.is_some() {
+        lora.check_joined()?;
     }
     Ok(chosen)
 }
@@ -41,13 +46,13 @@ fn available(config: &ModelConfig) -> Result<String> {
 /// A drawn as PEFT draws it (`kaiming_uniform_` with `a = sqrt(5)`: uniform within 1 / sqrt(inputs)), from the stream that
 /// the module's name has under `seed`; B zero.
 pub fn adapter(config: &ModelConfig, lora: &Lora, seed: u64) -> Result<Adapter> {
-    let pair = |(_, linear): (Target, Linear)| LoraPair {
-        scale: (lora.alpha / lora.rank as f64) as f32,
-        a: uniform(lora.rank, linear.inputs, &mut Random::named(seed, &linear.module)),
-        b: Matrix::zeros(linear.outputs, lora.rank),
+    let pair = |(target, linear): (Target, Linear)| LoraPair {
+        scale: lora.scale(target),
+        a: uniform(lora.rank(target), linear.inputs, &mut Random::named(seed, &linear.module)),
+        b: Matrix::zeros(linear.outputs, lora.rank(target)),
         module: linear.module,
     };
-    Ok(Adapter { pairs: linears(config, &lora.targets)?.into_iter().map(pair).collect() })
+    Ok(Adapter { pairs: linears(config, lora)?.into_iter().map(pair).collect() })
 }
 
 fn uniform(rows: usize, columns: usize, random: &mut Random) -> Matrix {

@@ -7,6 +7,7 @@
 
 pub mod adamw;
 mod budget;
+pub mod card;
 pub mod data;
 pub mod format;
 pub mod initial;
@@ -87,7 +88,9 @@ pub fn finetune(recipe: &Recipe, model: &Path, options: &FinetuneOptions) -> Res
     while !run.is_done() {
         step(&mut run)?;
     }
-    run.finish()
+    let summary = run.finish()?;
+    card::write(recipe, &data, &summary)?;
+    Ok(summary)
 }
 
 fn step(run: &mut Run) -> Result<()> {

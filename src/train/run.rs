@@ -310,15 +310,7 @@ impl<'a> Run<'a> {
 
     /// Writes the adapter as PEFT does.
     pub fn finish(self) -> Result<TrainSummary> {
-        let lora = &self.recipe.lora;
-        let settings = peft::PeftSettings {
-            base_model: self.recipe.model.clone(),
-            rank: lora.rank,
-            alpha: lora.alpha,
-            dropout: lora.dropout,
-            target_modules: lora.targets.iter().map(ToString::to_string).collect(),
-        };
-        peft::write(&self.recipe.output, &self.adapter, &settings)?;
+        peft::write(&self.recipe.output, &self.adapter, &self.recipe.lora.peft_settings(&self.recipe.model))?;
         self.options.progress.finish();
         Ok(TrainSummary {
             adapter: self.recipe.output.clone(),

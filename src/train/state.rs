@@ -178,8 +178,14 @@ mod tests {
         };
         let pair = LoraPair { module: "layer.q".to_owned(), scale: 1.0, a: matrix(2, 3, 1.5), b: matrix(4, 2, -7.0) };
         let adapter = Adapter { pairs: vec![pair] };
-        let settings =
-            Settings { learning_rate: 0.1, betas: [0.9, 0.99], epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: None };
+        let settings = Settings {
+            learning_rate: 0.1,
+            betas: [0.9, 0.99],
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: None,
+            lora_plus_ratio: 1.0,
+        };
         let mut optimizer = AdamW::new(settings, &adapter);
         optimizer.moments[1].square[7] = 0.25;
         optimizer.updates = 6;

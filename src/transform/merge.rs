@@ -1,15 +1,19 @@
-//! An adapter merged into its base: `W + scale * B A` for every pair, everything else unchanged.
+//! An adapter merged into its base: `W + scale * B A` for every pair, what it replaces as a whole replaced, everything else
+//! unchanged.
 //!
 //! The sum is made in f32 and rounded once to the dtype that is written, so an f32 merge differs from the adapter at
 //! run time only by the order of its sums, and a bf16 one by that rounding.
+//!
+//! Invariant: no more than one tensor and its pair are in memory, whatever the size of model and adapter: both files are
+//! mapped, and pages that have been read are given back (`tests/merge_memory.rs`).
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::model::adapter::{Adapter, LoraPair};
+use crate::model::adapter::LoraPair;
+use crate::model::adapter::peft::PeftAdapter;
 use crate::model::config::ModelConfig;
 use crate::model::names;
 use crate::tokenizer::Tokenizer;
@@ -23,90 +27,67 @@ use super::{empty_folder, not_quantized, refuse_fused, state_dtype, write_beside
 pub struct MergeSummary {
     /// Linears that were changed; all pairs of the adapter.
     pub merged: usize,
+    /// Tensors that the adapter replaced as a whole.
+    pub replaced: usize,
     pub tensors: usize,
     /// Bytes of the weight files.
     pub bytes: u64,
     pub files: Vec<PathBuf>,
 }
 
-/// Writes `model` with `adapter` merged into the new folder `out`. `dtype`: `None` keeps each tensor's own (f32 where
-/// it is quantised).
-pub fn merge(model: &Path, adapter: &Adapter, out: &Path, dtype: Option<Dtype>) -> Result<MergeSummary> {
-    let checkpoint = Checkpoint::open(model)?;
+/// Writes `model` with the adapter in the folder `adapter` merged into the new folder `out`. `dtype`: `None` keeps each
+/// tensor's own (f32 where it is quantised).
+pub fn merge(model: &Path, adapter: &Path, out: &Path, dtype: Option<Dtype>) -> Result<MergeSummary> {
+    let mut checkpoint = Checkpoint::open(model)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
     names::check(&checkpoint, &config)?;
     refuse_fused(&config, model)?;
-    let pairs = pairs_by_weight(&checkpoint, adapter, model)?;
+    let own = own_dtypes(&checkpoint)?;
+    let adapter = PeftAdapter::open(adapter, &config)?;
+    adapter.lay_over(&mut checkpoint)?;
     let tokenizer = Tokenizer::open(model)?;
     empty_folder(out)?;
 
-    let plan = checkpoint
-        .names()
-        .into_iter()
-        .map(|name| {
-            let stored = checkpoint.stored(name)?;
-            let dtype = dtype.unwrap_or(Dtype::of(stored.format));
-            Ok(Planned { name: name.to_owned(), dtype, shape: stored.shape, nf4: false })
-        })
-        .collect::<Result<Vec<Planned>>>()?;
+    let plan = plan(&checkpoint, &own, dtype)?;
     let mut json = checkpoint.config_json().clone();
     not_quantized(&mut json);
     let embedding = plan.iter().find(|planned| planned.name == names::EMBEDDING);
     state_dtype(&mut json, embedding.expect("every configuration has it, and names::check found it").dtype);
 
     let mut writer = Writer::create(out, plan.clone(), SHARD_BYTES)?;
-    for planned in &plan {
-        let mut values = checkpoint.tensor(&planned.name, &planned.shape)?.to_f32()?;
-        if let Some(pair) = pairs.get(&planned.name) {
-            add(&mut values, pair);
+    let mut merged = 0;
+    for Planned { name, shape, .. } in &plan {
+        let mut values = checkpoint.tensor(name, shape)?.to_f32()?;
+        checkpoint.give_back(name)?;
+        if let Some(pair) = name.strip_suffix(".weight").map_or(Ok(None), |module| adapter.pair(module))? {
+            add(&mut values, &pair);
+            merged += 1;
         }
-        writer.write(&planned.name, &values)?;
+        writer.write(name, &values)?;
     }
     write_beside(out, &json, &tokenizer)?;
     let files = writer.finish()?;
     let bytes = files.iter().map(|file| Ok(file.metadata()?.len())).sum::<Result<u64>>()?;
-    Ok(MergeSummary { merged: pairs.len(), tensors: plan.len(), bytes, files })
+    let replaced = adapter.replaced().count();
+    Ok(MergeSummary { merged, replaced, tensors: plan.len(), bytes, files })
 }
 
-/// Every pair by the weight it changes; an error names the pairs that fit nothing.
-fn pairs_by_weight<'a>(
-    checkpoint: &Checkpoint,
-    adapter: &'a Adapter,
-    model: &Path,
-) -> Result<BTreeMap<String, &'a LoraPair>> {
-    ensure!(!adapter.pairs.is_empty(), "the adapter has no pair to merge");
-    let mut pairs = BTreeMap::new();
-    let mut unused = Vec::new();
-    for pair in &adapter.pairs {
-        let LoraPair { module, a, b, .. } = pair;
-        let name = names::weight(module);
-        let Ok(stored) = checkpoint.stored(&name) else {
-            unused.push(format!("`{module}`"));
-            continue;
-        };
-        ensure!(
-            stored.shape == [b.rows, a.columns] && a.rows == b.columns,
-            "adapter pair `{module}`: A ({}, {}) and B ({}, {}) do not fit weight {:?} of {}",
-            a.rows,
-            a.columns,
-            b.rows,
-            b.columns,
-            stored.shape,
-            model.display()
-        );
-        if pairs.insert(name, pair).is_some() {
-            bail!("adapter pair `{module}` is there twice");
-        }
-    }
-    ensure!(
-        unused.is_empty(),
-        "{}: the model has no weight for {} of the adapter's {} pairs: {}; the adapter was made for another model",
-        model.display(),
-        unused.len(),
-        adapter.pairs.len(),
-        unused.join(", ")
-    );
-    Ok(pairs)
+/// Every tensor and how the model has it.
+fn own_dtypes(checkpoint: &Checkpoint) -> Result<Vec<(String, Dtype)>> {
+    let dtype = |name: &str| Ok((name.to_owned(), Dtype::of(checkpoint.stored(name)?.format)));
+    checkpoint.names().into_iter().map(dtype).collect()
+}
+
+/// Every tensor of `checkpoint`, over which an adapter may lie, in the dtype that the model itself had it in.
+fn plan(checkpoint: &Checkpoint, own: &[(String, Dtype)], dtype: Option<Dtype>) -> Result<Vec<Planned>> {
+    let embedding = own.iter().find(|(name, _)| name == names::EMBEDDING).map_or(Dtype::F32, |(_, dtype)| *dtype);
+    let planned = |name: &str| {
+        // A head that was one tensor with the embedding is new.
+        let own = own.iter().find(|(known, _)| known == name).map_or(embedding, |(_, dtype)| *dtype);
+        let shape = checkpoint.stored(name)?.shape;
+        Ok(Planned { name: name.to_owned(), dtype: dtype.unwrap_or(own), shape, nf4: false })
+    };
+    checkpoint.names().into_iter().map(planned).collect()
 }
 
 /// `weight += scale * B A`, row by row.

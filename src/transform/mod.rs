@@ -6,6 +6,7 @@
 pub mod merge;
 pub mod quantize;
 pub mod upcycle;
+pub mod verify;
 
 use std::path::Path;
 

@@ -105,7 +105,7 @@ fn open_shard(folder: &Path, shard: &str) -> Result<Mapped> {
 }
 
 /// The tensors of one safetensors file.
-fn header(file: &Mapped, index: usize) -> Result<BTreeMap<String, Entry>> {
+pub(super) fn header(file: &Mapped, index: usize) -> Result<BTreeMap<String, Entry>> {
     let place = || file.path.display().to_string();
     let (length, metadata) = SafeTensors::read_metadata(&file.map).map_err(explain).with_context(place)?;
     let start = length + 8;

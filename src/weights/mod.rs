@@ -14,6 +14,7 @@ pub mod gguf;
 mod llama_cpp;
 mod multimodal;
 pub mod nf4;
+mod overlay;
 pub mod stream;
 pub mod writer;
 
@@ -29,6 +30,7 @@ use memmap2::Mmap;
 use crate::kernel::{Matrix, Numbers};
 
 use nf4::{Absmax, Nf4};
+pub use overlay::TensorFile;
 
 /// How a stored tensor's numbers are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::{self, Value as Meta};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use fireval::model::adapter::{Adapter, peft};
 use fireval::model::config::ModelConfig;
 use fireval::model::names;
 use fireval::random::Random;
@@ -36,6 +37,17 @@ pub fn write_folder(folder: &Path, config: &Value, dtype: Dtype) {
     write_json(&folder.join("config.json"), config);
     write_json(&folder.join("tokenizer.json"), &tokenizer_json());
     write_json(&folder.join("tokenizer_config.json"), &json!({"bos_token": "<s>", "eos_token": "</s>"}));
+}
+
+/// Writes an adapter as PEFT would one that is put on just those linears; all pairs have one rank and scale.
+pub fn write_adapter(folder: &Path, adapter: &Adapter) {
+    std::fs::create_dir_all(folder).unwrap();
+    safetensors::serialize_to_file(peft::tensors(adapter), None, &folder.join(peft::WEIGHTS_FILE)).unwrap();
+    let rank = adapter.pairs.first().map_or(1, |pair| pair.a.rows);
+    let alpha = adapter.pairs.first().map_or(1.0, |pair| f64::from(pair.scale) * rank as f64);
+    let config =
+        json!({"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": "all-linear", "bias": "none"});
+    write_json(&folder.join(peft::CONFIG_FILE), &config);
 }
 
 pub fn write_json(path: &Path, value: &Value) {

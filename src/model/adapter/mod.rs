@@ -3,6 +3,9 @@
 mod fused;
 pub mod peft;
 mod peft_config;
+mod peft_file;
+mod peft_settings;
+mod peft_targets;
 pub mod target;
 
 use anyhow::{Result, ensure};

@@ -1,16 +1,18 @@
-//! `adapter_config.json`: what of PEFT's LoRA settings changes the numbers, read and written.
+//! `adapter_config.json`: what of PEFT's LoRA settings changes the numbers, read.
 //!
 //! PEFT's config has grown to some fifty keys. Those with an effect are honoured; those that fireval does not know how
-//! to honour must stand at "off" (null, false, empty), else the adapter is refused with the key's name, so that no
-//! adapter is ever applied by half. Sources: peft 0.17.1 and 0.21.2, `tuners/lora/config.py`, `utils/other.py`.
+//! to honour must stand at "off" (null, false, empty), else the adapter is refused with the key's name and what to do,
+//! so that no adapter is ever applied by half. Sources: peft 0.17.1 and 0.21.2, `tuners/lora/config.py`, `utils/other.py`.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use regex::Regex;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-/// The settings that decide a pair's rank and scale.
+use super::peft_targets::{Targets, texts};
+
+/// The settings that decide what a pair does, and where there is one.
 #[derive(Debug)]
 pub struct PeftConfig {
     rank: usize,
@@ -19,18 +21,9 @@ pub struct PeftConfig {
     ranks: Vec<(Regex, f64)>,
     alphas: Vec<(Regex, f64)>,
     rank_stabilized: bool,
-}
-
-/// What is written beside the numbers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PeftSettings {
-    /// `base_model_name_or_path`: where PEFT looks for the frozen model.
-    pub base_model: String,
-    pub rank: usize,
-    pub alpha: f64,
-    pub dropout: f64,
-    /// Last parts of the module paths: `q_proj`, `gate`, …
-    pub target_modules: Vec<String>,
+    pub targets: Targets,
+    /// Modules whose weights the adapter replaces as a whole.
+    pub modules_to_save: Vec<String>,
 }
 
 /// Keys without an effect on a trained adapter's numbers, whatever they hold.
@@ -40,10 +33,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
-    "exclude_modules",
     "inference_mode",
-    "layers_pattern",
-    "layers_to_transform",
     "loftq_config",
     "lora_dropout",
     "lora_ga_config",
@@ -52,14 +42,40 @@ const WITHOUT_EFFECT: &[&str] = &[
     "qalora_group_size",
     "revision",
     "runtime_config",
-    "target_modules",
-    "target_parameters",
     "task_type",
 ];
 
 /// Keys read by [`PeftConfig::new`].
-const HONOURED: &[&str] =
-    &["peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights"];
+const HONOURED: &[&str] = &[
+    "alpha_pattern",
+    "bias",
+    "exclude_modules",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "target_parameters",
+    "use_rslora",
+];
+
+/// What to do about an adapter that does more than add a pair to a linear.
+const MERGE: &str = "merge it into the weights with PEFT (`merge_and_unload`) and open the merged model";
+
+/// Keys that are refused, and what they mean.
+const REFUSED: &[(&str, &str)] = &[
+    ("use_dora", "DoRA scales the columns of each weight"),
+    ("lora_bias", "the pairs have biases"),
+    ("fan_in_fan_out", "the linears are stored transposed, as GPT-2's are, which no model that opens here does"),
+    ("trainable_token_indices", "rows of the embedding are trained"),
+    ("layer_replication", "layers are used several times"),
+    ("alora_invocation_tokens", "the pairs work from a certain token on"),
+    ("arrow_config", "several adapters are routed between"),
+];
 
 impl PeftConfig {
     pub fn read(path: &Path) -> Result<PeftConfig> {
@@ -69,19 +85,14 @@ impl PeftConfig {
         PeftConfig::new(&value).with_context(|| path.display().to_string())
     }
 
-    fn new(value: &Map<String, Value>) -> Result<PeftConfig> {
+    pub fn new(value: &Map<String, Value>) -> Result<PeftConfig> {
+        is_lora(value.get("peft_type").unwrap_or(&Value::Null))?;
         for (key, setting) in value {
             let known = HONOURED.contains(&key.as_str()) || WITHOUT_EFFECT.contains(&key.as_str());
-            ensure!(known || is_off(setting), "`{key}` is {setting}, which fireval does not support");
+            ensure!(known || is_off(setting), "{}", refusal(key, setting));
         }
-        let kind = value.get("peft_type").and_then(Value::as_str);
-        ensure!(
-            kind == Some("LORA"),
-            "`peft_type` is {}, not \"LORA\"",
-            value.get("peft_type").unwrap_or(&Value::Null)
-        );
         let bias = value.get("bias").unwrap_or(&Value::Null);
-        ensure!(is_off(bias) || bias == "none", "`bias` is {bias}: adapters that train biases are not supported");
+        ensure!(is_off(bias) || bias == "none", "`bias` is {bias}: the biases of linears are trained; {MERGE}");
         initialisation_keeps_the_base(value.get("init_lora_weights"))?;
         let rank = whole(value.get("r").context("`r` (the rank) is missing")?).context("`r`")?;
         let alpha = value.get("lora_alpha").context("`lora_alpha` is missing")?;
@@ -91,7 +102,21 @@ impl PeftConfig {
             ranks: patterns(value.get("rank_pattern"), |v| whole(v).map(|r| r as f64)).context("`rank_pattern`")?,
             alphas: patterns(value.get("alpha_pattern"), positive).context("`alpha_pattern`")?,
             rank_stabilized: value.get("use_rslora").is_some_and(|value| value == &Value::Bool(true)),
+            targets: Targets::new(value)?,
+            modules_to_save: texts(value.get("modules_to_save").unwrap_or(&Value::Null))
+                .context("`modules_to_save`")?,
         })
+    }
+
+    /// Whether `module` of `modules_to_save` is the one with the weight `tensor` (a path ends with it, as in PEFT).
+    pub fn saves(module: &str, tensor: &str) -> bool {
+        let end = tensor.strip_suffix(".weight").and_then(|path| path.strip_suffix(module));
+        end.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+
+    /// Whether the weight `tensor` was trained as a whole.
+    pub fn is_saved(&self, tensor: &str) -> bool {
+        self.modules_to_save.iter().any(|module| PeftConfig::saves(module, tensor))
     }
 
     /// The rank of the module (or parameter) that goes by any of `names`.
@@ -107,36 +132,6 @@ impl PeftConfig {
     }
 }
 
-impl PeftSettings {
-    /// The file's text: keys that PEFT has known since 0.7, sorted, so that old and new versions read it.
-    pub fn to_json(&self) -> String {
-        let mut targets = self.target_modules.clone();
-        targets.sort_unstable();
-        let alpha = if self.alpha.fract() == 0.0 { json!(self.alpha as i64) } else { json!(self.alpha) };
-        let value = json!({
-            "alpha_pattern": {},
-            "auto_mapping": null,
-            "base_model_name_or_path": self.base_model,
-            "bias": "none",
-            "fan_in_fan_out": false,
-            "inference_mode": true,
-            "init_lora_weights": true,
-            "layers_pattern": null,
-            "layers_to_transform": null,
-            "lora_alpha": alpha,
-            "lora_dropout": self.dropout,
-            "modules_to_save": null,
-            "peft_type": "LORA",
-            "r": self.rank,
-            "rank_pattern": {},
-            "revision": null,
-            "target_modules": targets,
-            "task_type": "CAUSAL_LM",
-        });
-        format!("{value:#}\n")
-    }
-}
-
 fn is_off(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -147,14 +142,32 @@ fn is_off(value: &Value) -> bool {
     }
 }
 
+/// Prompts and prefixes are tokens that no weight could take in, so these cannot be merged either.
+fn is_lora(kind: &Value) -> Result<()> {
+    match kind.as_str() {
+        Some("LORA") => Ok(()),
+        Some(prompt) if prompt.contains("PROMPT") || prompt.contains("PREFIX") || prompt == "P_TUNING" => {
+            bail!("`peft_type` is \"{prompt}\": virtual tokens have no place here; train a LoRA adapter instead")
+        }
+        _ => bail!("`peft_type` is {kind}, not \"LORA\"; {MERGE}"),
+    }
+}
+
+fn refusal(key: &str, setting: &Value) -> String {
+    match REFUSED.iter().find(|(refused, _)| *refused == key) {
+        Some((_, meaning)) => format!("`{key}` is {setting}: {meaning}, which fireval does not do; {MERGE}"),
+        None => format!("`{key}` is {setting}, which fireval does not know; {MERGE}"),
+    }
+}
+
 /// PiSSA, OLoRA, CorDA and LoftQ change the frozen weights, so their adapter does not fit the original checkpoint.
 fn initialisation_keeps_the_base(value: Option<&Value>) -> Result<()> {
     match value {
         None | Some(Value::Null | Value::Bool(_)) => Ok(()),
         Some(Value::String(name)) if ["gaussian", "eva", "orthogonal"].contains(&name.as_str()) => Ok(()),
         Some(other) => bail!(
-            "`init_lora_weights` is {other}, which changes the frozen weights: save the adapter with PEFT's \
-             `path_initial_model_for_weight_conversion` first"
+            "`init_lora_weights` is {other}, which changes the frozen weights when PEFT loads the adapter: save it with \
+             PEFT's `path_initial_model_for_weight_conversion`, or {MERGE}"
         ),
     }
 }
@@ -192,6 +205,8 @@ fn first_match(patterns: &[(Regex, f64)], names: &[&str]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn config(more: Value) -> Result<PeftConfig> {
@@ -228,14 +243,18 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         for (more, named) in [
-            (json!({"use_dora": true}), "`use_dora`"),
-            (json!({"modules_to_save": ["lm_head"]}), "`modules_to_save`"),
+            (json!({"use_dora": true}), "`use_dora` is true: DoRA scales the columns of each weight"),
+            (json!({"use_dora": true}), "merge it into the weights with PEFT (`merge_and_unload`)"),
+            (json!({"trainable_token_indices": [3]}), "`trainable_token_indices` is [3]: rows of the embedding"),
+            (json!({"layer_replication": [[0, 4]]}), "`layer_replication`"),
+            (json!({"peft_type": "PROMPT_TUNING"}), "train a LoRA adapter instead"),
+            (json!({"peft_type": "IA3"}), "`peft_type` is \"IA3\", not \"LORA\"; merge it"),
+            (json!({"modules_to_save": [1]}), "`modules_to_save`"),
             (json!({"bias": "all"}), "`bias`"),
             (json!({"lora_bias": true}), "`lora_bias`"),
             (json!({"fan_in_fan_out": true}), "`fan_in_fan_out`"),
             (json!({"from_the_future": {"x": 1}}), "`from_the_future`"),
             (json!({"init_lora_weights": "pissa"}), "`init_lora_weights`"),
-            (json!({"peft_type": "IA3"}), "`peft_type`"),
             (json!({"r": 0}), "`r`"),
             (json!({"r": 1e30}), "`r`"),
             (json!({"lora_alpha": "x"}), "`lora_alpha`"),
@@ -245,6 +264,7 @@ mod tests {
             let error = format!("{:#}", config(more).unwrap_err());
             assert!(error.contains(named), "{error}");
         }
-        config(json!({"use_dora": false, "modules_to_save": null, "from_the_future": {}, "bias": "none"})).unwrap();
+        config(json!({"use_dora": false, "loftq_config": {"loftq_bits": 4}, "from_the_future": {}, "bias": "none"}))
+            .unwrap();
     }
 }

@@ -4,11 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What a linear does in its layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Target {
     Query,
     Key,
@@ -77,6 +77,12 @@ impl FromStr for Target {
             Some(target) => Ok(target),
             None => bail!("unknown target `{name}` (known: {})", Target::ALL.map(Target::name).join(", ")),
         }
+    }
+}
+
+impl From<Target> for String {
+    fn from(target: Target) -> String {
+        target.name().to_owned()
     }
 }
 

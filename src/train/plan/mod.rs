@@ -52,10 +52,10 @@ impl Plan {
 /// Counts with the recipe's `config`, else with that of the checkpoint at `model`. Loads no weight.
 pub fn plan(recipe: &Recipe, model: Option<&Path>, memory: Memory) -> Result<Plan> {
     let (place, config) = config(recipe, model)?;
-    let chosen = linears(&config, &recipe.lora.targets)?;
+    let chosen = linears(&config, &recipe.lora)?;
     let mut trained: Vec<(Target, u64)> = Vec::new();
     for (target, linear) in &chosen {
-        let count = (recipe.lora.rank * (linear.inputs + linear.outputs)) as u64;
+        let count = (recipe.lora.rank(*target) * (linear.inputs + linear.outputs)) as u64;
         match trained.iter_mut().find(|(found, _)| found == target) {
             Some((_, sum)) => *sum += count,
             None => trained.push((*target, count)),

@@ -4,21 +4,22 @@
 //! runs in.
 
 mod data;
+mod lora;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::adamw;
 use super::schedule::Schedule;
 use crate::dialogue::format::Format;
 use crate::digest::sha256_hex;
-use crate::model::adapter::target::Target;
 use crate::settings;
 use crate::weights::writer;
 
 pub use data::{Data, WeightedFile};
+pub use lora::{Layers, Lora};
 
 /// A checked recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +49,9 @@ pub struct Recipe {
     /// Weight of the router's load-balancing loss; 0 leaves it out.
     #[serde(default)]
     pub router_aux_loss_coef: f64,
+    /// NEFTune's noise on the embeddings ([`crate::model::neftune`]); absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neftune_alpha: Option<f64>,
     /// Keep only the layers' inputs on the way forward and compute each layer again on the way back.
     #[serde(default = "yes")]
     pub recompute: bool,
@@ -60,18 +64,6 @@ pub struct Recipe {
     pub batch: Batch,
     #[serde(default)]
     pub held_out: Option<HeldOut>,
-}
-
-/// `[lora]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Lora {
-    pub rank: usize,
-    pub alpha: f64,
-    #[serde(default)]
-    pub dropout: f64,
-    #[serde(serialize_with = "by_name")]
-    pub targets: Vec<Target>,
 }
 
 /// `[batch]`: a step learns from `dialogues * accumulation`.
@@ -94,6 +86,15 @@ pub struct HeldOut {
     /// Their loss is taken before the first step, every so many steps (absent: not in between), and after the last.
     #[serde(default)]
     pub every: Option<usize>,
+    /// Stop after so many such losses in a row that are no better than the best before them; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<usize>,
+    /// What a loss has to be smaller by to be better.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub least_gain: f64,
+    /// The adapter that is written is that of the best held-out loss, not the last one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub keep_best: bool,
 }
 
 /// How frozen linears are held.
@@ -186,6 +187,7 @@ impl Recipe {
         within("[schedule] warmup_steps", self.schedule.warmup_steps, 0, MANY)?;
         within("checkpoint_every", self.checkpoint_every.unwrap_or(1), 1, MANY)?;
         within("router_aux_loss_coef", self.router_aux_loss_coef, 0.0, 1e3)?;
+        within("neftune_alpha", self.neftune_alpha.unwrap_or(1.0), f64::MIN_POSITIVE, 1e4)?;
         self.lora.check()?;
         check_optimizer(&self.optimizer)?;
         if let Some(held_out) = self.held_out {
@@ -196,22 +198,26 @@ impl Recipe {
                 share > 0.0 && (share < 1.0 || whole),
                 "`[held_out] dialogues` is {share}: a count, or a fraction below 1"
             );
+            within("[held_out] patience", held_out.patience.unwrap_or(1), 1, MANY)?;
+            within("[held_out] least_gain", held_out.least_gain, 0.0, 1e3)?;
+            let looks = held_out.patience.is_some() || held_out.keep_best;
+            ensure!(!looks || held_out.every.is_some(), "`patience` and `keep_best` of `[held_out]` need its `every`");
         }
         Ok(())
     }
-}
 
-impl Lora {
-    fn check(&self) -> Result<()> {
-        within("[lora] rank", self.rank, 1, 65_536)?;
-        within("[lora] alpha", self.alpha, f64::MIN_POSITIVE, 1e6)?;
-        within("[lora] dropout", self.dropout, 0.0, 0.99)?;
-        ensure!(!self.targets.is_empty(), "`[lora] targets` is empty");
-        let mut sorted = self.targets.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        ensure!(sorted.len() == self.targets.len(), "`[lora] targets` names a target twice");
-        Ok(())
+    /// An error for what a recipe can say and the loop does not do yet.
+    pub fn check_followed(&self) -> Result<()> {
+        let held_out = self.held_out.as_ref();
+        let not_yet = [
+            ("neftune_alpha", self.neftune_alpha.is_some()),
+            ("[held_out] patience", held_out.is_some_and(|held_out| held_out.patience.is_some())),
+            ("[held_out] keep_best", held_out.is_some_and(|held_out| held_out.keep_best)),
+        ];
+        match not_yet.iter().find(|(_, asked)| *asked) {
+            Some((key, _)) => bail!("`{key}` is read but not followed yet: take it out of the recipe to run it"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -222,6 +228,24 @@ impl HeldOut {
             true => ((self.dialogues * all as f64).round() as usize).max(1),
             false => self.dialogues as usize,
         }
+    }
+
+    /// Where the best of `losses`, (steps, loss) in order, stands: the first that none beats by `least_gain`.
+    pub fn best(&self, losses: &[(usize, f64)]) -> Option<usize> {
+        let mut best: Option<usize> = None;
+        for (index, &(_, loss)) in losses.iter().enumerate() {
+            let is_better = best.is_none_or(|best| loss < losses[best].1 - self.least_gain);
+            if loss.is_finite() && is_better {
+                best = Some(index);
+            }
+        }
+        best
+    }
+
+    /// Whether a run with these held-out losses has stopped getting better.
+    pub fn stops(&self, losses: &[(usize, f64)]) -> bool {
+        let since = self.best(losses).map_or(losses.len(), |best| losses.len() - 1 - best);
+        self.patience.is_some_and(|patience| since >= patience)
     }
 }
 
@@ -234,6 +258,7 @@ fn check_optimizer(optimizer: &adamw::Settings) -> Result<()> {
         within("[optimizer] betas", beta, 0.0, 1.0 - f64::EPSILON)?;
     }
     within("[optimizer] epsilon", optimizer.epsilon, f64::MIN_POSITIVE, 1.0)?;
+    within("[optimizer] lora_plus_ratio", optimizer.lora_plus_ratio, f64::MIN_POSITIVE, 1e4)?;
     within("[optimizer] weight_decay", optimizer.weight_decay, 0.0, 1e3)?;
     within("[optimizer] max_grad_norm", optimizer.max_grad_norm.unwrap_or(1.0), f64::MIN_POSITIVE, f64::MAX)
 }
@@ -251,8 +276,12 @@ fn one() -> usize {
     1
 }
 
-fn by_name<S: Serializer>(targets: &[Target], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(targets.iter().map(|target| target.name()))
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[cfg(test)]

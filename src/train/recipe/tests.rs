@@ -2,9 +2,24 @@
 
 use super::*;
 use crate::dialogue::pieces::Long;
+use crate::model::adapter::target::Target;
+use crate::model::config::ModelConfig;
+use crate::model::names::Linear;
+use crate::train::initial;
 
 const POST: &str = include_str!("../../../finetune/mixtral-8x7b-v100.toml");
 const REHEARSAL: &str = include_str!("../../../finetune/rehearsal-cpu.toml");
+
+/// Name, text, and the parameters that the pairs have.
+const OTHERS: [(&str, &str, usize); 4] = [
+    // 32 layers of q (4096 to 4096) and v (4096 to 1024), rank 8.
+    ("qv-rank8", include_str!("../../../finetune/mixtral-8x7b-qv-rank8.toml"), 32 * 8 * (8192 + 5120)),
+    ("upper-layers", include_str!("../../../finetune/mixtral-8x7b-upper-layers.toml"), POST_PARAMETERS / 2),
+    ("rank32", include_str!("../../../finetune/mixtral-8x7b-rank32.toml"), POST_PARAMETERS * 2),
+    ("rank64", include_str!("../../../finetune/mixtral-8x7b-rank64.toml"), POST_PARAMETERS * 4),
+];
+/// Of the post's own recipe (the plan's test counts it, too).
+const POST_PARAMETERS: usize = 242_225_152;
 
 fn changed(from: &str, to: &str) -> Result<Recipe> {
     assert!(POST.contains(from), "{from}");
@@ -32,11 +47,76 @@ fn the_rehearsal_opens() {
     assert_eq!((recipe.dialogues_per_step(), recipe.max_tokens, recipe.format), (8, 256, Format::ChatTemplate));
 }
 
+/// Each is the post's but for what its name says.
+#[test]
+fn the_posts_other_cases_open() {
+    let json = include_str!("../../../finetune/configs/mixtral-8x7b-v0.1.json");
+    let config = ModelConfig::from_json(&serde_json::from_str(json).unwrap(), "config.json").unwrap();
+    let post = Recipe::parse(POST, "some.toml").unwrap();
+    for (name, text, parameters) in OTHERS {
+        let recipe = Recipe::parse(text, name).unwrap();
+        recipe.check_followed().unwrap();
+        let linears = initial::linears(&config, &recipe.lora).unwrap();
+        let count = |(target, linear): &(Target, Linear)| recipe.lora.rank(*target) * (linear.inputs + linear.outputs);
+        assert_eq!(linears.iter().map(count).sum::<usize>(), parameters, "{name}");
+        assert_eq!(recipe.output, Path::new("finetune/adapters").join(format!("mixtral-8x7b-{name}")));
+        assert!(recipe.lora.targets.iter().all(|&target| recipe.lora.scale(target) == 1.0), "{name}");
+        assert_eq!(Recipe { lora: post.lora.clone(), output: post.output.clone(), ..recipe }, post, "{name}");
+    }
+}
+
+#[test]
+fn choices_of_lora_are_read_and_checked() {
+    let more =
+        "dropout = 0.05\nranks = { q_proj = 8, w1 = 4, w3 = 4 }\nalphas = { w1 = 2, w3 = 2 }\nlayers = \"0-3, 8\"";
+    let lora = changed("dropout = 0.05", more).unwrap().lora;
+    assert_eq!((lora.rank(Target::Query), lora.rank(Target::Key), lora.rank(Target::W1)), (8, 16, 4));
+    assert_eq!((lora.scale(Target::Query), lora.scale(Target::W3)), (2.0, 0.5));
+    assert!(lora.has_layer(8) && !lora.has_layer(4));
+    lora.check_layers(9).unwrap();
+    lora.check_joined().unwrap();
+    let error = lora.check_layers(8).unwrap_err().to_string();
+    assert!(error.contains("names layer 8"), "{error}");
+    let uneven = changed("dropout = 0.05", "dropout = 0.05\nranks = { w1 = 4 }").unwrap().lora;
+    let error = uneven.check_joined().unwrap_err().to_string();
+    assert!(error.contains("w1 and w3 are one tensor"), "{error}");
+    let alone = changed(", \"w3\"", "").unwrap().lora;
+    assert!(alone.check_joined().is_err());
+}
+
+#[test]
+fn the_loop_says_what_it_does_not_follow() {
+    let with = |from, to| changed(from, to).unwrap().check_followed();
+    with("seed = 42", "seed = 7").unwrap();
+    let error = with("seed = 42", "seed = 7\nneftune_alpha = 5.0").unwrap_err().to_string();
+    assert!(error.contains("`neftune_alpha`"), "{error}");
+    let held_out = |more| {
+        let text = format!("{POST}\n[held_out]\ndialogues = 8\nevery = 4\n{more}\n");
+        Recipe::parse(&text, "some.toml").unwrap().check_followed()
+    };
+    held_out("least_gain = 0.01").unwrap();
+    assert!(held_out("patience = 3").unwrap_err().to_string().contains("patience"));
+    assert!(held_out("keep_best = true").unwrap_err().to_string().contains("keep_best"));
+}
+
+#[test]
+fn a_run_stops_when_it_has_not_got_better_for_a_while() {
+    let settings = HeldOut { dialogues: 8.0, every: Some(1), patience: Some(2), least_gain: 0.1, keep_best: false };
+    let losses = [(0, 3.0), (1, 2.5), (2, 2.45), (3, f64::NAN)];
+    let best: Vec<Option<usize>> = (0..=4).map(|count| settings.best(&losses[..count])).collect();
+    assert_eq!(best, [None, Some(0), Some(1), Some(1), Some(1)]);
+    let stops: Vec<bool> = (1..=4).map(|count| settings.stops(&losses[..count])).collect();
+    assert_eq!(stops, [false, false, false, true]);
+    assert!(!HeldOut { patience: None, ..settings }.stops(&losses));
+    assert_eq!(HeldOut { least_gain: 0.0, ..settings }.best(&losses), Some(2));
+    assert!(settings.stops(&[(0, f64::NAN), (1, f64::NAN)]), "nothing finite is nothing better");
+}
+
 #[test]
 fn slips_are_named_with_what_was_meant() {
     for (from, to, told) in [
         ("max_tokens", "max_token", "did you mean `max_tokens`?"),
-        ("rank = 16", "ranks = 16", "did you mean `rank`?"),
+        ("rank = 16", "rnk = 16", "did you mean `rank`?"),
         ("\"nf4\"", "\"nf3\"", "did you mean `nf4`?"),
         ("\"firefly-mistral\"", "\"firefly\"", "unknown variant `firefly`"),
         ("\"constant-with-warmup\"", "\"constant\"", "`constant-with-warmup`"),
@@ -51,6 +131,12 @@ fn slips_are_named_with_what_was_meant() {
         ("steps = 3000", "", "neither `steps` nor `epochs`"),
         ("steps = 3000", "steps = 99999999999999", "`steps` is 99999999999999"),
         ("seed = 42", "seed = \"x\"", "some.toml, line"),
+        ("seed = 42", "seed = 42\nneftune_alpha = 0.0", "`neftune_alpha` is 0"),
+        ("rank = 16", "rank = 16\nlayers = \"3-1\"", "neither a layer's number nor a range"),
+        ("rank = 16", "rank = 16\nranks = { up_proj = 8 }", "gives `up_proj` a rank"),
+        ("rank = 16", "rank = 16\nranks = { w1 = 0 }", "`[lora] rank` is 0"),
+        ("rank = 16", "rank = 16\nalphas = { w1 = -1.0 }", "`[lora] alpha` is -1"),
+        ("epsilon = 1e-8", "epsilon = 1e-8\nlora_plus_ratio = 0.0", "`[optimizer] lora_plus_ratio` is 0"),
         ("max_grad_norm = 0.3", "max_grad_norm = 0.0", "`[optimizer] max_grad_norm` is 0"),
     ] {
         let error = format!("{:#}", changed(from, to).unwrap_err());
@@ -100,7 +186,7 @@ fn held_out_dialogues_are_a_count_or_a_fraction() {
     assert_eq!(with("12").unwrap().held_out.unwrap().count(100), 12);
     assert_eq!(with("0.05").unwrap().held_out.unwrap().count(100), 5);
     assert_eq!(with("0.001").unwrap().held_out.unwrap().count(100), 1);
-    for wrong in ["0", "1.5", "-1", "\"x\""] {
+    for wrong in ["0", "1.5", "-1", "\"x\"", "8\npatience = 1", "8\nkeep_best = true", "8\nevery = 1\npatience = 0"] {
         assert!(with(wrong).is_err(), "{wrong}");
     }
 }
