@@ -124,7 +124,7 @@ fn gradients_agree() {
         ];
         for (mut decoder, recompute) in homes {
             decoder.adapt(&adapter).unwrap();
-            let options = LossOptions { router_aux_loss_coef: 0.0, recompute, dropout: 0.0 };
+            let options = LossOptions { router_aux_loss_coef: 0.0, recompute, ..LossOptions::default() };
             let mut gradients = Gradients::zeros(&adapter);
             let found = decoder.gradients(&batches, &options, 1.0, &mut gradients).unwrap()[0];
             assert!((found.cross_entropy - loss).abs() < 1e-4, "{family}: {found:?}, reference {loss}");

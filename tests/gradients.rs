@@ -71,7 +71,7 @@ fn case(home: Home, nf4: bool) -> Case {
 }
 
 fn options(router_aux_loss_coef: f64, recompute: bool) -> LossOptions {
-    LossOptions { router_aux_loss_coef, recompute, dropout: 0.0 }
+    LossOptions { router_aux_loss_coef, recompute, ..LossOptions::default() }
 }
 
 fn near(found: f64, expected: f64, what: &str) {

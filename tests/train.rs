@@ -50,7 +50,8 @@ fn batch(reference: &Value) -> (Packed, Vec<Option<u32>>) {
     (Packed::rows(&sequences), targets)
 }
 
-const OPTIONS: LossOptions = LossOptions { router_aux_loss_coef: 0.02, recompute: true, dropout: 0.0 };
+const OPTIONS: LossOptions =
+    LossOptions { router_aux_loss_coef: 0.02, recompute: true, dropout: 0.0, neftune_alpha: None };
 
 fn assert_close(what: &str, ours: f64, theirs: &Value, tolerance: f64) {
     let theirs = theirs.as_f64().unwrap();

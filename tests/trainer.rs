@@ -88,7 +88,8 @@ fn candle(folder: &Path) -> CandleDecoder {
     decoder
 }
 
-const OPTIONS: LossOptions = LossOptions { router_aux_loss_coef: 0.02, recompute: true, dropout: 0.2 };
+const OPTIONS: LossOptions =
+    LossOptions { router_aux_loss_coef: 0.02, recompute: true, dropout: 0.2, neftune_alpha: Some(5.0) };
 
 /// Losses and gradients of batches that walk in the given groups.
 fn step(decoder: &dyn Trainable, config: &ModelConfig, groups: &[&[MicroBatch]]) -> (Vec<Loss>, Gradients) {
@@ -198,7 +199,7 @@ fn losses_are_those_of_a_step_without_dropout() {
     let (folder, config) = (fixture("tiny-mixtral"), open(&fixture("tiny-mixtral")).1);
     let batches = batches(&config);
     let decoder = cpu::<f32>(&folder, Isa::best(), false);
-    let options = LossOptions { dropout: 0.0, ..OPTIONS };
+    let options = LossOptions { dropout: 0.0, neftune_alpha: None, ..OPTIONS };
     let mut sums = Gradients::zeros(&adapter(&config));
     let losses = decoder.gradients(&batches, &options, 1.0, &mut sums).unwrap();
     assert_eq!(losses, decoder.losses(&batches, &options).unwrap());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::measure::RunFlags;
 use super::{Verdict, Workplace, output};
@@ -34,7 +34,6 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         output::print(&plan(&recipe, model.as_deref(), args.run.memory())?.to_string())?;
         return Ok(Verdict::Done);
     }
-    recipe.check_followed().with_context(|| args.recipe.display().to_string())?;
     let model = checkpoint()?;
     args.run.take_threads()?;
     let options = FinetuneOptions {

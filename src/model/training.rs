@@ -4,6 +4,7 @@
 use anyhow::{Result, ensure};
 
 use super::adapter::{Adapter, Matrix};
+use super::neftune::Neftune;
 use super::packed::Packed;
 
 /// Dialogues whose mean loss is one term of a step's.
@@ -25,6 +26,8 @@ pub struct LossOptions {
     pub recompute: bool,
     /// Probability of dropping an input of a LoRA pair.
     pub dropout: f64,
+    /// Noise on embedded tokens (NEFTune).
+    pub neftune_alpha: Option<f64>,
 }
 
 /// Loss of one micro-batch.
@@ -79,6 +82,13 @@ pub trait Trainable: Send + Sync {
 }
 
 impl MicroBatch {
+    /// Adds the noise that `options` ask for to its embedded tokens, (tokens, hidden).
+    pub fn add_noise(&self, options: &LossOptions, hidden: &mut [f32]) {
+        if let Some(alpha) = options.neftune_alpha {
+            Neftune { alpha, seed: self.seed }.add(hidden, &self.packed);
+        }
+    }
+
     /// How many rows have a target; none is an error.
     pub fn target_count(&self) -> Result<usize> {
         ensure!(

@@ -19,6 +19,7 @@ use super::scaler::Scaler;
 use super::state::{self, Place, Wanted};
 use super::{FinetuneOptions, TrainSummary};
 use crate::digest::sha256_hex;
+use crate::disk;
 use crate::memory::Memory;
 use crate::model::adapter::{Adapter, peft};
 use crate::model::config::ModelConfig;
@@ -27,6 +28,8 @@ use crate::model::training::{Gradients, LossOptions, MicroBatch, Trainable};
 use crate::random::Random;
 use crate::weights::Checkpoint;
 
+/// The folder in the output with the adapter of the best held-out loss.
+const BEST: &str = "best";
 /// States that are kept: the newest, and one more should that be damaged.
 const KEPT_STATES: usize = 2;
 /// So many steps in a row without a finite loss end the run.
@@ -152,8 +155,13 @@ impl<'a> Run<'a> {
         self.place.steps == 0 && self.place.held_out.is_empty()
     }
 
+    /// All steps are done, or the held-out loss has stopped falling.
     pub fn is_done(&self) -> bool {
-        self.place.steps >= self.steps
+        self.place.steps >= self.steps || self.has_stopped()
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.recipe.held_out.is_some_and(|held_out| held_out.stops(&self.place.held_out))
     }
 
     pub fn next_step(&mut self) -> Step {
@@ -179,6 +187,7 @@ impl<'a> Run<'a> {
             router_aux_loss_coef: self.recipe.router_aux_loss_coef,
             recompute: self.recipe.recompute,
             dropout: self.recipe.lora.dropout,
+            neftune_alpha: self.recipe.neftune_alpha,
         };
         let (weight, scale) = (1.0 / batches.len() as f64, self.place.scaler.map_or(1.0, |scaler| scaler.scale));
         let mut mean = StepLoss::default();
@@ -285,7 +294,7 @@ impl<'a> Run<'a> {
         if self.data.held_out.is_empty() {
             return Ok(());
         }
-        let options = LossOptions { router_aux_loss_coef: 0.0, recompute: self.recipe.recompute, dropout: 0.0 };
+        let options = LossOptions { recompute: self.recipe.recompute, ..LossOptions::default() };
         let (mut sum, mut count) = (0.0, 0);
         for examples in self.data.held_out.chunks(self.recipe.batch.dialogues) {
             let (packed, targets) = pack(&examples.iter().collect::<Vec<_>>());
@@ -297,7 +306,21 @@ impl<'a> Run<'a> {
         let (step, held_out_loss) = (self.place.steps, sum / count as f64);
         self.options.progress.line(&format!("held-out loss after {step} steps: {held_out_loss:.4}"));
         self.place.held_out.push((step, held_out_loss));
+        self.keep_if_best()?;
         self.log.append(&Entry::HeldOut(log::HeldOut { step, held_out_loss }))
+    }
+
+    /// Writes the adapter beside the others if no held-out loss was better.
+    fn keep_if_best(&self) -> Result<()> {
+        let Some(held_out) = self.recipe.held_out.filter(|held_out| held_out.keep_best) else { return Ok(()) };
+        match held_out.best(&self.place.held_out) == Some(self.place.held_out.len() - 1) {
+            true => self.write_adapter(&self.recipe.output.join(BEST)),
+            false => Ok(()),
+        }
+    }
+
+    fn write_adapter(&self, folder: &Path) -> Result<()> {
+        peft::write(folder, &self.adapter, &self.recipe.lora.peft_settings(&self.recipe.model))
     }
 
     pub fn is_state_due(&self) -> bool {
@@ -308,9 +331,22 @@ impl<'a> Run<'a> {
         state::write(&self.recipe.output, KEPT_STATES, &self.place, &self.adapter, &self.optimizer)
     }
 
-    /// Writes the adapter as PEFT does.
+    /// Writes the adapter as PEFT does: the last one, or the best.
     pub fn finish(self) -> Result<TrainSummary> {
-        peft::write(&self.recipe.output, &self.adapter, &self.recipe.lora.peft_settings(&self.recipe.model))?;
+        let (folder, best) = (&self.recipe.output, self.recipe.output.join(BEST));
+        self.write_adapter(folder)?;
+        if self.has_stopped() {
+            let told =
+                format!("stopped after {} of {} steps: the held-out loss falls no more", self.place.steps, self.steps);
+            self.options.progress.line(&told);
+        }
+        if self.recipe.held_out.is_some_and(|held_out| held_out.keep_best) {
+            for file in [peft::WEIGHTS_FILE, peft::CONFIG_FILE] {
+                let from = best.join(file);
+                let bytes = std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+                disk::replace(&folder.join(file), &bytes)?;
+            }
+        }
         self.options.progress.finish();
         Ok(TrainSummary {
             adapter: self.recipe.output.clone(),

@@ -132,6 +132,27 @@ fn an_interrupted_run_ends_as_an_uninterrupted_one() {
 }
 
 #[test]
+fn a_run_stops_where_the_held_out_loss_does_and_keeps_the_best() {
+    let folder = workshop();
+    // A rate so high that the loss soon rises again; and one that does not depend on how many steps there are.
+    let rate = ("learning_rate = 1e-2", "learning_rate = 0.3");
+    let constant = ("kind = \"linear\"", "kind = \"constant-with-warmup\"");
+    let long =
+        [("steps = 6", "steps = 60"), rate, ("every = 3", "every = 1\npatience = 4\nkeep_best = true"), constant];
+    let kept = finetune(&recipe(folder.path(), "kept", &long), folder.path(), &options()).unwrap();
+    let losses: Vec<f64> = kept.held_out.iter().map(|(_, loss)| *loss).collect();
+    let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).unwrap();
+    assert_eq!((best + 4, kept.steps), (losses.len() - 1, losses.len() - 1), "{losses:?}");
+    assert!(0 < best && kept.steps < 60, "{losses:?}");
+    let steps = format!("steps = {best}");
+    let cut =
+        finetune(&recipe(folder.path(), "cut", &[("steps = 6", &steps), rate, constant]), folder.path(), &options())
+            .unwrap();
+    let weights = |summary: &TrainSummary| std::fs::read(summary.adapter.join(peft::WEIGHTS_FILE)).unwrap();
+    assert!(weights(&kept) == weights(&cut), "the adapter of step {best}");
+}
+
+#[test]
 fn a_run_that_is_done_is_not_done_again() {
     let folder = workshop();
     let recipe = recipe(folder.path(), "out", &[("steps = 6", "epochs = 1")]);

@@ -19,7 +19,6 @@ use super::{CandleDecoder, Layer, LayerOutput, ops};
 use crate::model::adapter::{Adapter, Matrix};
 use crate::model::decoder::Decoder;
 use crate::model::dropout::Dropout;
-use crate::model::packed::Packed;
 use crate::model::training::{Balance, Gradients, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
 
 /// A layer's input and, when nothing is recomputed, its graph.
@@ -92,15 +91,24 @@ impl CandleDecoder {
         let (coefficient, targets) = (options.router_aux_loss_coef, batch.target_count()?);
         let dropout = Dropout::new(options.dropout, batch.seed);
         let pass = self.pass(&batch.packed, Mode { differentiable: true, dropout: dropout.as_ref() })?;
-        let (kept, hidden, balance) = self.forwards(&batch.packed, &pass, options.recompute)?;
+        let (kept, hidden, balance) = self.forwards(batch, &pass, options)?;
         let (cross_entropy, gradient) = self.cross_entropy(&hidden, &batch.targets, true)?;
         let loss = Loss::new(cross_entropy, balance.as_ref(), coefficient, targets);
         Ok((loss, self.backwards(kept, gradient, &pass, balance, coefficient)?))
     }
 
-    fn forwards(&self, packed: &Packed, pass: &Pass, recompute: bool) -> Result<(Vec<Kept>, Tensor, Option<Balance>)> {
+    fn forwards(
+        &self,
+        batch: &MicroBatch,
+        pass: &Pass,
+        options: &LossOptions,
+    ) -> Result<(Vec<Kept>, Tensor, Option<Balance>)> {
+        let recompute = options.recompute;
         let plain = Pass { mode: Mode { differentiable: false, ..pass.mode }, ..pass.clone() };
-        let mut hidden = self.embed(packed)?;
+        let mut hidden = self.embed(&batch.packed)?;
+        if options.neftune_alpha.is_some() {
+            hidden = noisy(hidden, batch, options)?;
+        }
         let mut balance = self.balance();
         let mut kept = Vec::with_capacity(self.layers.len());
         for layer in 0..self.layers.len() {
@@ -188,6 +196,13 @@ impl CandleDecoder {
     fn balance(&self) -> Option<Balance> {
         Some(Balance::new(self.config.mixture?.experts))
     }
+}
+
+/// Embedded tokens with noise on them.
+fn noisy(hidden: Tensor, batch: &MicroBatch, options: &LossOptions) -> Result<Tensor> {
+    let mut values = hidden.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    batch.add_noise(options, &mut values);
+    Ok(Tensor::from_vec(values, hidden.shape(), hidden.device())?.to_dtype(hidden.dtype())?)
 }
 
 /// The part of the load-balancing loss that one layer's probabilities can change.

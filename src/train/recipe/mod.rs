@@ -205,20 +205,6 @@ impl Recipe {
         }
         Ok(())
     }
-
-    /// An error for what a recipe can say and the loop does not do yet.
-    pub fn check_followed(&self) -> Result<()> {
-        let held_out = self.held_out.as_ref();
-        let not_yet = [
-            ("neftune_alpha", self.neftune_alpha.is_some()),
-            ("[held_out] patience", held_out.is_some_and(|held_out| held_out.patience.is_some())),
-            ("[held_out] keep_best", held_out.is_some_and(|held_out| held_out.keep_best)),
-        ];
-        match not_yet.iter().find(|(_, asked)| *asked) {
-            Some((key, _)) => bail!("`{key}` is read but not followed yet: take it out of the recipe to run it"),
-            None => Ok(()),
-        }
-    }
 }
 
 impl HeldOut {

@@ -81,7 +81,7 @@ impl<E: Element> Trainable for CpuDecoder<E> {
 
     fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>> {
         rayon::scope(|_| {
-            let mut walk = self.begin(batches, None)?;
+            let mut walk = self.begin(batches, 0.0)?;
             self.workspaces.with(|space| {
                 (0..self.layers.len()).try_for_each(|layer| self.forward_layer(layer, &mut walk, space))
             })?;
@@ -97,7 +97,8 @@ impl<E: Element> Trainable for CpuDecoder<E> {
         sums: &mut Gradients,
     ) -> Result<Vec<Loss>> {
         rayon::scope(|_| {
-            let mut walk = self.begin(batches, Some(options.dropout))?;
+            let mut walk = self.begin(batches, options.dropout)?;
+            self.add_noise(batches, options, &mut walk);
             let mut scratch = Scratch::default();
             self.workspaces.with(|space| {
                 let mut kept = Vec::with_capacity(self.layers.len());
@@ -121,15 +122,24 @@ impl<E: Element> Trainable for CpuDecoder<E> {
 }
 
 impl<E: Element> CpuDecoder<E> {
-    /// Embeds micro-batches. `dropout`: where they are trained on.
-    fn begin(&self, batches: &[MicroBatch], dropout: Option<f64>) -> Result<Walk> {
-        let portions = portions(batches, dropout.unwrap_or(0.0))?;
+    /// Embeds micro-batches.
+    fn begin(&self, batches: &[MicroBatch], dropout: f64) -> Result<Walk> {
+        let portions = portions(batches, dropout)?;
         let states = portions.iter().map(|portion| Ok(self.embed(&portion.packed)?.states)).collect::<Result<_>>()?;
         let balances = |portion: &Portion| {
             let experts = self.config.mixture.map(|mixture| mixture.experts);
             experts.map_or(Vec::new(), |experts| vec![Balance::new(experts); portion.spans.len()])
         };
         Ok(Walk { balances: portions.iter().map(balances).collect(), states, portions })
+    }
+
+    fn add_noise(&self, batches: &[MicroBatch], options: &LossOptions, walk: &mut Walk) {
+        let mut batches = batches.iter();
+        for (portion, states) in walk.portions.iter().zip(&mut walk.states) {
+            for (Span { rows, .. }, batch) in portion.spans.iter().zip(&mut batches) {
+                batch.add_noise(options, &mut states[rows.start * self.width()..rows.end * self.width()]);
+            }
+        }
     }
 
     fn forward_layer(&self, layer: usize, walk: &mut Walk, space: &mut Workspace<E>) -> Result<()> {
