@@ -131,19 +131,25 @@ fn both_homes_have_the_same_gradients() {
 }
 
 #[test]
-fn bf16_is_near_f32() {
+fn bf16_is_near_f32_and_levels_are_near_each_other() {
     for model in MODELS {
         let (folder, config) = (fixture(model), open(&fixture(model)).1);
         let batches = batches(&config);
-        let (_, expected) = step(&cpu::<f32>(&folder, Isa::best(), false), &config, &[&batches]);
+        let all = |gradients: Gradients| -> Vec<f32> {
+            gradients.pairs.into_iter().flat_map(|pair| [pair.a.values, pair.b.values]).flatten().collect()
+        };
+        let off = |found: &[f32], expected: &[f32]| {
+            norm(found.iter().zip(expected).map(|(a, b)| a - b)) / norm(expected.iter().copied())
+        };
+        let exact = all(step(&cpu::<f32>(&folder, Isa::best(), false), &config, &[&batches]).1);
+        let plain = all(step(&cpu::<bf16>(&folder, Isa::Portable, false), &config, &[&batches]).1);
+        // A token of a mixture may change its expert: then its gradient is another, not a less exact one.
+        if config.mixture.is_none() {
+            assert!(off(&plain, &exact) < 0.15, "{model}: off by {}", off(&plain, &exact));
+        }
         for isa in Isa::supported() {
-            let (_, found) = step(&cpu::<bf16>(&folder, isa, false), &config, &[&batches]);
-            let all = |gradients: &Gradients| {
-                gradients.matrices().flat_map(|matrix| matrix.values.clone()).collect::<Vec<f32>>()
-            };
-            let (found, expected) = (all(&found), all(&expected));
-            let off = norm(found.iter().zip(&expected).map(|(a, b)| a - b)) / norm(expected.iter().copied());
-            assert!(off < 0.3, "{model} {isa:?}: off by {off}"); // a token may change its expert
+            let found = all(step(&cpu::<bf16>(&folder, isa, false), &config, &[&batches]).1);
+            assert!(off(&found, &plain) < 0.02, "{model} {isa:?}: off by {}", off(&found, &plain));
         }
     }
 }

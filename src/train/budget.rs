@@ -47,8 +47,9 @@ impl Budget {
         let needed = self.held + decoder.held_bytes() + decoder.walk_bytes(self.largest, self.largest);
         ensure!(
             needed <= self.memory.0,
-            "{} of memory can't hold a training step: one micro-batch of {} tokens needs {}; give more with --memory, or \
-             take fewer `dialogues` a micro-batch or a smaller `max_tokens`",
+            "{} of memory can't hold a training step: one micro-batch of {} tokens needs {}; give more with --memory, \
+             take fewer `dialogues` a micro-batch or a smaller `max_tokens`, or, if the model is brought into 4 bits as it \
+             loads, store it so first (fireval quantize): then its layers can be streamed",
             self.memory,
             self.largest,
             Memory(needed)

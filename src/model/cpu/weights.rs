@@ -89,6 +89,7 @@ impl Weights {
                 return Ok(nf4.into_owned());
             }
             let quantized = Nf4::quantize(&stored.to_f32()?, true);
+            self.checkpoint.give_back(&linear.tensor)?;
             quantized.map_err(|error| error.context(format!("tensor {}", linear.tensor)))
         };
         let layer = |linears: &Vec<Linear>| linears.iter().map(quantize).collect();
