@@ -122,14 +122,9 @@ impl<E: Element> CpuDecoder<E> {
         let sight = self.sight(visit);
         (0..visit.packed.segments.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|item| {
             let (head, rows) = (item % kv_heads, segment_rows(visit.packed, item / kv_heads));
-            let of = |numbers: &'_ [E], size: usize| -> std::ops::Range<usize> {
-                let first = (head * count + rows.start) * size;
-                debug_assert!(first + rows.len() * size <= numbers.len());
-                first..first + rows.len() * size
-            };
-            let queries = &space.queries[of(&space.queries, group * step)];
-            let gradients = &of_heads[of(of_heads, group * step)];
-            let (keys, values) = (&space.keys[of(&space.keys, step)], &space.values[of(&space.values, step)]);
+            let of = |size: usize| (head * count + rows.start) * size..(head * count + rows.end) * size;
+            let (queries, gradients) = (&space.queries[of(group * step)], &of_heads[of(group * step)]);
+            let (keys, values) = (&space.keys[of(step)], &space.values[of(step)]);
             pool.with(|worker| {
                 let HeadScratch { seen, queries: asking, scratch, marks } = worker;
                 seen.lay(head_dim, keys, values);
