@@ -10,6 +10,8 @@ use crate::settings;
 
 const ROWS: &str = include_str!("../results/published/open_llm_leaderboard_v1.csv");
 const PLACE: &str = "results/published/open_llm_leaderboard_v1.csv";
+const NOISE: &str = include_str!("../results/published/noise_floor.csv");
+const NOISE_PLACE: &str = "results/published/noise_floor.csv";
 
 /// The tasks it scored, by the names they have here, with their columns.
 pub const COLUMNS: [(&str, &str); 6] = [
@@ -99,6 +101,45 @@ pub fn find(name: &str) -> Result<Published> {
         .with_context(|| format!("`{model}` was not published in `{precision}`, but in {has}"))
 }
 
+/// The documents behind a published score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Size {
+    pub documents: usize,
+    /// How many independent right or wrong answers would vary as much, or more.
+    pub effective: f64,
+    /// Whether the score is a plain count of right answers.
+    pub counted: bool,
+}
+
+/// The size of a task of [`COLUMNS`]. MMLU's score is the mean of 57 subjects alike: `57^2 / sum(1 / n)` of its 14,042
+/// documents. Shares in 0..1, as mc2, vary at most as right and wrong answers with their mean do.
+pub fn size(task: &str) -> Option<Size> {
+    let counted = |documents: usize| Some(Size { documents, effective: documents as f64, counted: true });
+    match task {
+        "arc_challenge" => counted(1_172),
+        "hellaswag" => counted(10_042),
+        "mmlu" => Some(Size { documents: 14_042, effective: 9_528.2, counted: false }),
+        "truthfulqa" => Some(Size { documents: 817, effective: 817.0, counted: false }),
+        "winogrande" => counted(1_267),
+        "gsm8k" => counted(1_319),
+        _ => None,
+    }
+}
+
+/// Whether `difference`, a fraction, is no larger than nine in ten of those between float16 and bfloat16 rows of the same
+/// weights (`noise_floor.csv`, whole benchmark) of `task`, or of the "average"; false for other tasks.
+pub fn is_noise(task: &str, difference: f64) -> Result<bool> {
+    let rows = Rows::csv(NOISE_PLACE.to_owned(), NOISE.as_bytes())?;
+    for index in 0..rows.len() {
+        let row = rows.get(index)?;
+        if row.get("task").and_then(|name| name.as_str()) == Some(task) {
+            let floor = row.get("p90").and_then(|value| value.as_f64()).with_context(|| rows.place(index))?;
+            return Ok(difference.abs() * 100.0 <= floor + 1e-9);
+        }
+    }
+    Ok(false)
+}
+
 /// Every row.
 pub fn all() -> Result<Vec<Published>> {
     let rows = Rows::csv(PLACE.to_owned(), ROWS.as_bytes())?;
@@ -148,6 +189,16 @@ mod tests {
             let mean = row.scores.iter().sum::<f64>() / 6.0;
             // Six scores rounded to 0.01 move their mean by at most 0.005, the average's own rounding by as much.
             assert!((mean - row.average).abs() < 0.0101, "{row}: {mean} and {}", row.average);
+        }
+    }
+
+    #[test]
+    fn small_differences_are_noise() {
+        assert!(is_noise("gsm8k", -0.0121).unwrap() && !is_noise("gsm8k", 0.0122).unwrap());
+        assert!(is_noise("average", 0.0024).unwrap() && !is_noise("average", 0.0025).unwrap());
+        assert!(!is_noise("own", 0.0).unwrap());
+        for (task, _) in COLUMNS {
+            assert!(is_noise(task, 0.0).unwrap() && size(task).is_some(), "{task}");
         }
     }
 

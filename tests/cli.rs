@@ -158,7 +158,7 @@ fn the_post_s_table() {
     assert!(line("firefly").contains("70.34") && line("firefly").contains("+1.92"));
     assert!(line("Instruct").contains("72.62") && line("Instruct").contains("+4.20"));
     let export = place.run(&[&["export", "--format", "markdown"], &models[..]].concat()).done();
-    assert!(export.contains("| 70.34 | +1.92 |") && export.contains("published, float16"), "{export}");
+    assert!(export.contains("| 70.34 ±0.48 | +1.92 ±0.68 |") && export.contains("published, float16"), "{export}");
     let mixed =
         place.run(&["compare", models[0], "scripted:a", "--data", "bundled", "--limit", "2", "--format", "csv"]).done();
     assert!(mixed.contains(",published,bfloat16,") && mixed.contains(",measured,"), "{mixed}");

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up; what stands beside each other on a floor does not import each other.
 const FLOORS: &[(&str, &[&str])] = &[
-    ("values", &["digest", "memory", "progress", "protocol", "python", "random", "request", "settings", "stats"]),
-    ("records", &["disk", "score"]),
+    ("values", &["digest", "memory", "progress", "protocol", "python", "random", "request", "settings"]),
+    ("records", &["disk", "score", "stats"]),
     ("kernels", &["kernel"]),
     ("weights", &["weights"]),
     ("doors", &["chat", "hub", "language", "rows", "tokenizer"]),

@@ -1,11 +1,12 @@
 //! `fireval compare MODELS…`: evaluates what is missing and prints the models side by side.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::measure::{MeasureFlags, Measurement, Missing, OutputFlags};
-use super::{Verdict, Workplace, output};
-use crate::compare::{self, Contender};
-use crate::report::Table;
+use super::{Verdict, Workplace, flips, output};
+use crate::compare::{self, Contender, Outcome};
+use crate::project::ModelSpec;
+use crate::report::{self, Format, Table};
 
 /// Compare models: a row a model, a column a task, the average, the difference to the first model.
 ///
@@ -16,30 +17,62 @@ pub struct Args {
     /// Models, the first of which the others are compared with.
     #[arg(required = true, value_name = "MODEL")]
     models: Vec<String>,
+    /// Say where each difference comes from: its share by task and subject, and some of the documents that flipped.
+    #[arg(long)]
+    why: bool,
     #[command(flatten)]
     measure: MeasureFlags,
     #[command(flatten)]
     output: OutputFlags,
 }
 
+/// Flips of each task that `--why` shows; `fireval flips` has them all.
+const FLIPS_SHOWN: usize = 2;
+
 pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let measurement = args.measure.measurement(place)?;
-    table(measurement, &args.models, &args.output, Missing::Evaluate)
+    table(measurement, &args.models, &args.output, Missing::Evaluate, args.why)
 }
 
-/// Measures, compares and prints.
+/// Measures, compares and prints, with `why` also where the differences come from.
 pub fn table(
     mut measurement: Measurement,
     models: &[String],
     flags: &OutputFlags,
     missing: Missing,
+    why: bool,
 ) -> Result<Verdict> {
     let specs = measurement.resolve(models)?;
+    let format = output::format(flags.format, flags.output.as_deref());
+    ensure!(
+        !why || matches!(format, Format::Table | Format::Markdown),
+        "--why prints with --format table or markdown; its figures are sums of the table's differences"
+    );
     output::check_writable(flags.output.as_deref())?;
     let contenders: Result<Vec<Contender>> = specs.iter().map(|spec| measurement.contender(spec, missing)).collect();
-    let comparison = compare::compare(measurement.conditions.protocol, measurement.columns(), &contenders?)?;
-    let format = output::format(flags.format, flags.output.as_deref());
+    let contenders = contenders?;
+    let comparison = compare::compare(measurement.conditions.protocol, measurement.columns(), &contenders)?;
     let width = if flags.output.is_some() { None } else { output::terminal_width() };
-    output::deliver(&Table::of(&comparison).print(format, width), flags.output.as_deref())?;
+    let mut text = Table::of(&comparison).print(format, width);
+    if why {
+        text.push_str(&report::why::print(&compare::why::origins(&comparison, &contenders), format, width));
+        text.push_str(&flips_of_each_task(&mut measurement, &specs, &contenders)?);
+    }
+    output::deliver(&text, flags.output.as_deref())?;
     Ok(Verdict::Done)
+}
+
+/// The first flips between the first model and each other one, task by task.
+fn flips_of_each_task(measurement: &mut Measurement, specs: &[ModelSpec], contenders: &[Contender]) -> Result<String> {
+    let mut text = String::new();
+    let Some(Outcome::Measured(first_runs)) = contenders.first().map(|first| &first.outcome) else { return Ok(text) };
+    let questions = measurement.questions(&specs[0])?;
+    for other in &contenders[1..] {
+        let Outcome::Measured(other_runs) = &other.outcome else { continue };
+        for ((first, second), asked) in first_runs.iter().zip(other_runs).zip(questions) {
+            let pair = flips::Pair { first: (&contenders[0].model, first), other: (&other.model, second) };
+            text.push_str(&pair.page(&asked.documents, 0, FLIPS_SHOWN)?);
+        }
+    }
+    Ok(text)
 }

@@ -21,5 +21,5 @@ pub struct Args {
 
 pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let measurement = args.measure.measurement(place)?;
-    compare::table(measurement, &args.models, &args.output, Missing::Refuse)
+    compare::table(measurement, &args.models, &args.output, Missing::Refuse, false)
 }

@@ -106,6 +106,13 @@ pub fn load_task(place: &Workplace, name: &str) -> Result<Task> {
 }
 
 impl MeasureFlags {
+    /// One task with the models' own settings, at most `limit` documents of it.
+    pub fn of_task(task: String, limit: Option<usize>, chat_template: bool, source: SourceFlags) -> MeasureFlags {
+        let run = RunFlags { decoder: None, memory: None, threads: None };
+        let tasks = Some(vec![task]);
+        MeasureFlags { suite: None, tasks, limit, source, chat_template, dtype: None, quantization: None, run }
+    }
+
     /// Reads the flags and the project file's defaults.
     pub fn measurement<'a>(&self, place: &'a Workplace) -> Result<Measurement<'a>> {
         let settings = &place.project.eval;

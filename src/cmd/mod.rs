@@ -10,6 +10,7 @@ mod eval;
 mod export;
 mod fetch;
 mod finetune;
+mod flips;
 mod measure;
 mod merge;
 mod output;
@@ -50,6 +51,7 @@ enum Command {
     Eval(eval::Args),
     Compare(compare::Args),
     Export(export::Args),
+    Flips(flips::Args),
     Finetune(finetune::Args),
     Dialogues(dialogues::Args),
     Upcycle(upcycle::Args),
@@ -105,6 +107,7 @@ fn run(cli: Cli) -> Result<Verdict> {
         Command::Eval(args) => eval::run(&place, args),
         Command::Compare(args) => compare::run(&place, args),
         Command::Export(args) => export::run(&place, args),
+        Command::Flips(args) => flips::run(&place, args),
         Command::Finetune(args) => finetune::run(&place, args),
         Command::Dialogues(args) => dialogues::run(&place, args),
         Command::Upcycle(args) => upcycle::run(&place, args),

@@ -34,19 +34,30 @@ pub fn print(table: &Table) -> String {
 }
 
 fn object(metric: &str, figure: &Figure) -> String {
-    let Figure { documents, score, stderr, delta, delta_stderr } = figure;
+    let Figure { documents, score, stderr, delta, delta_stderr, low, high, correct, .. } = figure;
+    let Figure { delta_low, delta_high, p, holm, gained, lost, noise, .. } = figure;
+    let numbers = [
+        ("documents", documents),
+        ("score", score),
+        ("stderr", stderr),
+        ("low", low),
+        ("high", high),
+        ("correct", correct),
+        ("delta", delta),
+        ("delta_stderr", delta_stderr),
+        ("delta_low", delta_low),
+        ("delta_high", delta_high),
+        ("p", p),
+        ("holm", holm),
+        ("gained", gained),
+        ("lost", lost),
+    ];
     // A JSON number has no leading plus.
     let number =
-        |value: &Option<String>| value.as_deref().map_or("null", |digits| digits.trim_start_matches('+')).to_owned();
-    format!(
-        "{{\"metric\": {}, \"documents\": {}, \"score\": {}, \"stderr\": {}, \"delta\": {}, \"delta_stderr\": {}}}",
-        text(metric),
-        number(documents),
-        number(score),
-        number(stderr),
-        number(delta),
-        number(delta_stderr)
-    )
+        |value: &Option<String>| value.as_deref().map_or("null".to_owned(), |d| d.trim_start_matches('+').to_owned());
+    let numbers: Vec<String> = numbers.iter().map(|(key, value)| format!("\"{key}\": {}", number(value))).collect();
+    let noise = noise.map_or("null", |noise| if noise == "yes" { "true" } else { "false" });
+    format!("{{\"metric\": {}, {}, \"noise\": {noise}}}", text(metric), numbers.join(", "))
 }
 
 fn text(text: &str) -> String {
@@ -66,6 +77,8 @@ mod tests {
         assert_eq!((figure["score"].as_f64(), figure["delta"].as_f64()), (Some(57.52), Some(1.42)));
         assert!(printed.contains("\"score\": 56.10,"), "{printed}");
         assert!(json["models"][2]["scores"]["own"]["score"].is_null());
+        assert_eq!((figure["p"].as_f64(), figure["gained"].as_u64()), (Some(0.1183), Some(3)));
+        assert_eq!(json["models"][2]["scores"]["arc_challenge"]["noise"], true);
         assert_eq!(json["models"][2]["model"], "a,\"b\"|c");
         assert_eq!(json["notes"][0], "a \"note\"");
     }

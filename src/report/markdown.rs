@@ -9,20 +9,32 @@ pub fn print(table: &Table) -> String {
     head.extend(table.heads.iter().map(|head| format!("{} ({})", head.title, head.metric)));
     head.push("Average".to_owned());
     head.extend(table.has_differences().then(|| "Difference".to_owned()));
-    let left = 1 + usize::from(published);
-    let rule: Vec<&str> = (0..head.len()).map(|column| if column < left { "---" } else { "---:" }).collect();
-    let mut text = line(&head) + &format!("| {} |\n", rule.join(" | "));
+    let mut lines = vec![head];
     for row in &table.rows {
         let mut cells = vec![row.model.clone()];
         cells.extend(published.then(|| format!("{}, {}", row.source, row.held)));
         cells.extend(row.figures.iter().map(one_line));
         cells.push(row.average.score_text());
         cells.extend(table.has_differences().then(|| row.average.delta_text().unwrap_or_default()));
-        text.push_str(&line(&cells));
+        lines.push(cells);
     }
-    text.push_str(&format!("\n{}; scores in percent ± standard error.\n", table.protocol));
+    let mut text = grid(&lines, 1 + usize::from(published));
+    text.push_str(&format!("\n{}; scores in percent ± standard error.\n\n", table.protocol));
+    text.push_str(&grid(&table.intervals(), 2));
+    text.push_str(&format!("\n{}.\n", escape(&table.legend())));
     text.extend(table.notes.iter().map(|note| format!("- {}\n", escape(note))));
     text
+}
+
+/// Lines of cells, the first the head; the first columns are text, the others figures.
+pub fn grid(lines: &[Vec<String>], text_columns: usize) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let rule: Vec<&str> = (0..columns).map(|column| if column < text_columns { "---" } else { "---:" }).collect();
+    let printed = lines.iter().enumerate().map(|(index, cells)| match index {
+        0 => line(cells) + &format!("| {} |\n", rule.join(" | ")),
+        _ => line(cells),
+    });
+    printed.collect()
 }
 
 fn one_line(figure: &Figure) -> String {

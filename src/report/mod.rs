@@ -5,6 +5,7 @@ pub mod csv;
 pub mod json;
 pub mod markdown;
 pub mod terminal;
+pub mod why;
 
 use clap::ValueEnum;
 
@@ -57,8 +58,22 @@ pub struct Figure {
     pub documents: Option<String>,
     pub score: Option<String>,
     pub stderr: Option<String>,
+    /// The ends of the score's 95 % interval.
+    pub low: Option<String>,
+    pub high: Option<String>,
+    /// Right answers, where the score is a plain count.
+    pub correct: Option<String>,
     pub delta: Option<String>,
     pub delta_stderr: Option<String>,
+    pub delta_low: Option<String>,
+    pub delta_high: Option<String>,
+    /// Of no difference; corrected for the row's other tasks in `holm`.
+    pub p: Option<String>,
+    pub holm: Option<String>,
+    pub gained: Option<String>,
+    pub lost: Option<String>,
+    /// "yes" where the difference is within the noise floor of 16-bit types, else "no".
+    pub noise: Option<&'static str>,
 }
 
 impl Table {
@@ -96,6 +111,41 @@ impl Table {
         }
     }
 
+    /// The head and lines of the second table: a line a model and task with 95 % intervals and tests.
+    fn intervals(&self) -> Vec<Vec<String>> {
+        let head = ["Model", "Task", "Score [95 %]", "Difference [95 %]", "p", "Holm", "Flips"];
+        let width = if self.has_differences() { head.len() } else { 3 };
+        let mut lines = vec![head[..width].iter().map(|&title| title.to_owned()).collect()];
+        for row in &self.rows {
+            let titles = self.heads.iter().map(|head| head.title.as_str()).chain(["Average"]);
+            for (title, figure) in titles.zip(row.figures.iter().chain([&row.average])) {
+                let Some(score) = &figure.score else { continue };
+                let mut line =
+                    vec![row.model.clone(), title.to_owned(), with_interval(score, &figure.low, &figure.high)];
+                line.extend(figure.delta_cells());
+                line.truncate(width);
+                lines.push(line);
+            }
+        }
+        lines
+    }
+
+    /// What the second table's columns mean.
+    fn legend(&self) -> String {
+        if !self.has_differences() {
+            return "95 % intervals".to_owned();
+        }
+        let noise = self
+            .rows
+            .iter()
+            .any(|row| row.figures.iter().chain([&row.average]).any(|figure| figure.noise == Some("yes")));
+        let mark =
+            if noise { " · ~ no more than float16 and bfloat16 of the same weights differ (nine in ten)" } else { "" };
+        format!(
+            "95 % intervals · p of no difference, corrected for the tasks by Holm · flips: documents gained, lost{mark}"
+        )
+    }
+
     /// Whether there is a model beside the first.
     fn has_differences(&self) -> bool {
         self.rows.len() > 1
@@ -110,13 +160,37 @@ impl Table {
 impl Figure {
     fn of(cell: Option<&Cell>) -> Figure {
         let Some(cell) = cell else { return Figure::default() };
-        Figure {
+        let plain = Figure {
             documents: cell.documents.map(|documents| documents.to_string()),
             score: Some(percent(cell.score)),
             stderr: cell.stderr.map(percent),
-            delta: cell.difference.map(|difference| signed(difference.value)),
-            delta_stderr: cell.difference.and_then(|difference| difference.stderr).map(percent),
+            low: cell.interval.map(|interval| percent(interval.low)),
+            high: cell.interval.map(|interval| percent(interval.high)),
+            correct: cell.correct.map(|correct| correct.to_string()),
+            ..Figure::default()
+        };
+        let Some(difference) = cell.difference else { return plain };
+        Figure {
+            delta: Some(signed(difference.value)),
+            delta_stderr: difference.stderr.map(percent),
+            delta_low: difference.interval.map(|interval| signed(interval.low)),
+            delta_high: difference.interval.map(|interval| signed(interval.high)),
+            p: difference.p_value.map(probability),
+            holm: difference.holm.map(probability),
+            gained: difference.flips.map(|flips| flips.gained.to_string()),
+            lost: difference.flips.map(|flips| flips.lost.to_string()),
+            noise: Some(if difference.in_noise { "yes" } else { "no" }),
+            ..plain
         }
+    }
+
+    /// `+1.42 [-0.36, +3.20] p 0.1183, Holm 0.3549`, `~` after it where it is noise; empty for the first model.
+    fn delta_cells(&self) -> [String; 4] {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let delta = self.delta.as_ref().map(|delta| with_interval(delta, &self.delta_low, &self.delta_high));
+        let mark = if self.noise == Some("yes") { " ~" } else { "" };
+        let flips = self.gained.as_ref().zip(self.lost.as_ref()).map(|(gained, lost)| format!("+{gained} -{lost}"));
+        [delta.unwrap_or_default() + mark, text(&self.p), text(&self.holm), text(&flips)]
     }
 
     /// `56.10 ±1.42`, or `-` where there is no score.
@@ -140,6 +214,18 @@ fn with_error(value: &str, error: &Option<String>) -> String {
     }
 }
 
+fn with_interval(value: &str, low: &Option<String>, high: &Option<String>) -> String {
+    match (low, high) {
+        (Some(low), Some(high)) => format!("{value} [{low}, {high}]"),
+        (None, _) | (_, None) => value.to_owned(),
+    }
+}
+
+/// Four decimals; below that two digits and the power of ten, which every reader of numbers knows.
+fn probability(p: f64) -> String {
+    if p >= 0.0001 || p == 0.0 { format!("{p:.4}") } else { format!("{p:.1e}") }
+}
+
 /// A fraction as a percentage with two decimals. Halves go away from zero as in a sum by hand, and a billionth is taken
 /// for a half that binary numbers missed (72.615 is stored as a little less).
 fn percent(fraction: f64) -> String {
@@ -159,13 +245,47 @@ pub mod tests {
     use super::*;
     use crate::compare::{Column, Difference, Row};
     use crate::protocol::Protocol;
+    use crate::stats::Interval;
+    use crate::stats::paired::Flips;
 
     /// A comparison with every kind of cell, for tests.
     pub fn comparison() -> Comparison {
-        let cell = |score, difference| Cell { score, stderr: Some(0.0145), documents: Some(40), difference };
-        let paired = Difference { value: 0.0142, stderr: Some(0.0091), paired: true };
-        let unpaired = Difference { value: -0.005, stderr: None, paired: false };
-        let published = Cell { score: 0.556, stderr: None, documents: None, difference: Some(unpaired) };
+        let cell = |score, difference| Cell {
+            score,
+            stderr: Some(0.0145),
+            interval: Some(Interval { low: score - 0.03, high: score + 0.02 }),
+            documents: Some(40),
+            correct: Some(22),
+            difference,
+        };
+        let paired = Difference {
+            value: 0.0142,
+            stderr: Some(0.0091),
+            interval: Some(Interval { low: -0.0036, high: 0.032 }),
+            p_value: Some(0.1183),
+            holm: Some(0.2366),
+            flips: Some(Flips { both: 20, gained: 3, lost: 2, neither: 15 }),
+            in_noise: false,
+            paired: true,
+        };
+        let unpaired = Difference {
+            value: -0.001,
+            stderr: None,
+            interval: None,
+            p_value: Some(2e-7),
+            holm: None,
+            flips: None,
+            in_noise: true,
+            paired: false,
+        };
+        let published = Cell {
+            score: 0.556,
+            stderr: None,
+            interval: None,
+            documents: None,
+            correct: None,
+            difference: Some(unpaired),
+        };
         let column = |task: &str, title: &str, metric: &str| Column {
             task: task.to_owned(),
             title: title.to_owned(),
@@ -206,9 +326,17 @@ pub mod tests {
         let table = Table::of(&comparison());
         assert_eq!(table.rows[1].figures[0].score_text(), "57.52 ±1.45");
         assert_eq!(table.rows[1].figures[0].delta_text().unwrap(), "+1.42 ±0.91");
-        assert_eq!(table.rows[2].figures[0].delta_text().unwrap(), "-0.50");
+        assert_eq!(table.rows[2].figures[0].delta_text().unwrap(), "-0.10");
         assert_eq!(table.rows[2].figures[1].score_text(), "-");
         assert_eq!(table.rows[0].average.delta, None);
         assert!(table.has_published());
+        let lines = table.intervals();
+        assert_eq!(
+            lines[4],
+            ["ft", "ARC", "57.52 [54.52, 59.52]", "+1.42 [-0.36, +3.20]", "0.1183", "0.2366", "+3 -2"]
+        );
+        assert_eq!(lines[7], ["a,\"b\"|c", "ARC", "55.60", "-0.10 ~", "2.0e-7", "", ""]);
+        assert_eq!((lines.len(), lines[1][3].as_str()), (1 + 3 + 3 + 1, ""), "unknown scores have no line");
+        assert!(table.legend().contains('~'));
     }
 }

@@ -16,8 +16,10 @@ pub fn print(table: &Table, width: Option<usize>) -> String {
             tall.render(if fits(&tall) { None } else { width })
         }
     };
+    let intervals = grid(table.intervals(), 2, width);
+    let legend = table.legend();
     let notes: String = table.notes.iter().map(|note| format!("  {note}\n")).collect();
-    format!("{text}\n{} · scores in percent ± standard error\n{notes}", table.protocol)
+    format!("{text}\n{} · scores in percent ± standard error\n{intervals}\n{legend}\n{notes}", table.protocol)
 }
 
 /// Lines of cells, the first the head; the first columns are text, the others figures.

@@ -73,13 +73,17 @@ fn text_of(responses: &[Response]) -> Result<&str> {
 }
 
 /// numpy's argmax: the first of equals.
-fn first_largest(values: &[f64]) -> usize {
+pub fn first_largest(values: &[f64]) -> usize {
     (1..values.len()).fold(0, |best, index| if values[index] > values[best] { index } else { best })
 }
 
 /// `acc_norm` divides by the choice's length in code points, without the space before it.
+pub fn normed(sums: &[f64], choices: &[String]) -> Vec<f64> {
+    sums.iter().zip(choices).map(|(sum, choice)| sum / choice.chars().count() as f64).collect()
+}
+
 fn choice_metrics(sums: &[f64], choices: &[String], gold: usize) -> Metrics {
-    let normed: Vec<f64> = sums.iter().zip(choices).map(|(sum, choice)| sum / choice.chars().count() as f64).collect();
+    let normed = normed(sums, choices);
     metrics([("acc", is(first_largest(sums) == gold)), ("acc_norm", is(first_largest(&normed) == gold))])
 }
 

@@ -7,6 +7,7 @@ mod definition;
 mod document;
 mod metric;
 mod prompt;
+mod shown;
 mod source;
 mod summary;
 mod template;
@@ -28,6 +29,7 @@ use crate::stats::Estimate;
 use definition::Definition;
 use prompt::Item;
 
+pub use shown::Shown;
 pub use source::{DataSource, bundled_hashes};
 pub use texts::DocumentText;
 

@@ -1,6 +1,42 @@
-//! Means and their standard errors.
+//! Statistics of scores and of their differences: plain numbers in and out, fractions everywhere.
+//!
+//! Intervals are two-sided at [`LEVEL`]. What is asked of a model are documents that were drawn once and answered by both
+//! sides, so differences are taken document by document (Miller, "Adding Error Bars to Evals", arXiv 2411.00640). Each
+//! file cites the source of its formula, and its tests hold the source's worked numbers.
+
+pub mod bootstrap;
+pub mod holm;
+pub mod normal;
+pub mod paired;
+pub mod power;
+pub mod proportion;
+pub mod strata;
 
 use serde::{Deserialize, Serialize};
+
+/// What an interval covers.
+pub const LEVEL: f64 = 0.95;
+
+/// The normal quantile of [`LEVEL`]: a standard normal number lies within plus or minus this in 95 of 100 cases.
+pub const Z: f64 = 1.959_963_984_540_054;
+
+/// Where a true value lies, in fractions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Interval {
+    pub fn contains(self, value: f64) -> bool {
+        self.low <= value && value <= self.high
+    }
+
+    /// The part inside `low..=high`.
+    pub fn clipped(self, low: f64, high: f64) -> Interval {
+        Interval { low: self.low.clamp(low, high), high: self.high.clamp(low, high) }
+    }
+}
 
 /// A measured fraction.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,82 @@
+//! `fireval flips TASK A B`: the documents that two models scored differently, page by page.
+
+use anyhow::{Result, bail};
+
+use super::measure::{MeasureFlags, Missing, SourceFlags, count};
+use super::{Verdict, Workplace, output};
+use crate::compare::why;
+use crate::eval::Run;
+use crate::report::why::{FlipText, print_flips};
+use crate::task::Document;
+
+/// Show the documents that only one of two models got right: question, options, what each chose.
+///
+/// Reads stored runs and evaluates nothing. Where answers are shares (TruthfulQA's mc2), the largest changes come first.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A task, such as arc_challenge or mmlu/astronomy.
+    task: String,
+    /// The model before.
+    first: String,
+    /// The model after.
+    other: String,
+    /// Flips on a page.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = count)]
+    limit: usize,
+    /// Flips before the page.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip: usize,
+    /// The runs' own limit: at most this many documents of the task and of each MMLU subject.
+    #[arg(long, value_name = "N", value_parser = count)]
+    documents: Option<usize>,
+    /// The runs were asked in the models' chat template.
+    #[arg(long)]
+    chat_template: bool,
+    #[command(flatten)]
+    source: SourceFlags,
+}
+
+pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+    let flags = MeasureFlags::of_task(args.task, args.documents, args.chat_template, args.source);
+    let mut measurement = flags.measurement(place)?;
+    let specs = measurement.resolve(&[args.first, args.other])?;
+    let first = measurement.runs(&specs[0], Missing::Refuse)?;
+    let other = measurement.runs(&specs[1], Missing::Refuse)?;
+    let questions = measurement.questions(&specs[1])?;
+    let (Some(before), Some(after), Some(asked)) = (first.first(), other.first(), questions.first()) else {
+        bail!("no task was asked for");
+    };
+    let pair = Pair { first: (&specs[0].name, before), other: (&specs[1].name, after) };
+    output::print(&pair.page(&asked.documents, args.skip, args.limit)?)?;
+    Ok(Verdict::Done)
+}
+
+/// Two models' runs on one task.
+pub struct Pair<'a> {
+    pub first: (&'a str, &'a Run),
+    pub other: (&'a str, &'a Run),
+}
+
+impl Pair<'_> {
+    /// Flips `skip..skip + limit` as text; `documents` in the order of the runs.
+    pub fn page(&self, documents: &[Document], skip: usize, limit: usize) -> Result<String> {
+        let flips = why::flips(self.first, self.other)?;
+        let metric = &self.first.1.manifest.metric;
+        let shown: Vec<FlipText> = flips
+            .iter()
+            .skip(skip)
+            .take(limit)
+            .map(|flip| {
+                let document = &documents[flip.index];
+                let picked = |run: &Run| document.picked(metric, &run.scores[flip.index]);
+                FlipText {
+                    place: format!("{} document {}", document.subtask, document.row),
+                    scores: [flip.before, flip.now],
+                    shown: document.shown(),
+                    picks: [picked(self.first.1), picked(self.other.1)],
+                }
+            })
+            .collect();
+        Ok(print_flips(&self.first.1.manifest.task, [self.first.0, self.other.0], &shown, skip, flips.len()))
+    }
+}

@@ -1,0 +1,131 @@
+//! Where a difference comes from, as text: shares of the average's change, and flipped documents one below the other.
+
+use super::{Format, markdown, percent, signed, terminal};
+use crate::compare::why::{Origins, Share};
+use crate::task::Shown;
+
+/// Subjects shown, those with the largest shares.
+const SUBTASKS: usize = 10;
+
+/// Characters of a question or an answer that are shown; a document of many pages is not.
+const LONGEST: usize = 600;
+
+/// A flipped document.
+pub struct FlipText {
+    pub place: String,
+    /// Fractions before and now.
+    pub scores: [f64; 2],
+    pub shown: Shown,
+    /// What each model chose.
+    pub picks: [String; 2],
+}
+
+/// A table for each model: what tasks and subjects added to the average.
+pub fn print(origins: &[Origins], format: Format, width: Option<usize>) -> String {
+    let mut text = String::new();
+    for Origins { model, change, tasks, subtasks } in origins {
+        text.push_str(&format!("\n{model}: {} on the average, by task\n\n", signed(*change)));
+        text.push_str(&grid(tasks, *change, format, width));
+        if !subtasks.is_empty() {
+            let shown = subtasks.len().min(SUBTASKS);
+            text.push_str(&format!(
+                "\n{model}: the {shown} of {} subjects with the largest shares\n\n",
+                subtasks.len()
+            ));
+            text.push_str(&grid(&subtasks[..shown], *change, format, width));
+        }
+    }
+    text
+}
+
+fn grid(shares: &[Share], change: f64, format: Format, width: Option<usize>) -> String {
+    let head = ["Task", "Adds", "Of the change", "Flips"].map(str::to_owned).to_vec();
+    let line = |share: &Share| {
+        let part = if change == 0.0 { String::new() } else { format!("{} %", whole(share.change / change)) };
+        let flips = share.flips.map(|(gained, lost)| format!("+{gained} -{lost}")).unwrap_or_default();
+        vec![share.name.clone(), signed(share.change), part, flips]
+    };
+    let lines: Vec<Vec<String>> = [head].into_iter().chain(shares.iter().map(line)).collect();
+    match format {
+        Format::Markdown => markdown::grid(&lines, 1),
+        Format::Table | Format::Csv | Format::Json => terminal::grid(lines, 1, width) + "\n",
+    }
+}
+
+/// A fraction in whole percent.
+fn whole(fraction: f64) -> String {
+    format!("{:.0}", fraction * 100.0)
+}
+
+/// Flips `skip..` of `all` between two models on a task.
+pub fn print_flips(task: &str, models: [&str; 2], flips: &[FlipText], skip: usize, all: usize) -> String {
+    let [first, other] = models;
+    let mut text = format!("\n{task}: {all} documents scored differently by {first} and {other}\n");
+    for (index, flip) in flips.iter().enumerate() {
+        let FlipText { place, scores: [before, now], shown, picks: [picked, chosen] } = flip;
+        text.push_str(&format!("\n{}. {place}: {} -> {}\n", skip + index + 1, percent(*before), percent(*now)));
+        if !shown.question.is_empty() {
+            text.push_str(&format!("{}\n", short(&shown.question)));
+        }
+        let options = shown.options.iter().map(|option| format!("  - {}\n", short(option)));
+        text.extend(options);
+        text.push_str(&format!("  right: {}\n", short(&shown.right)));
+        text.push_str(&format!("  {first}: {}\n  {other}: {}\n", short(picked), short(chosen)));
+    }
+    let end = skip + flips.len();
+    if !flips.is_empty() && end < all {
+        text.push_str(&format!("\n{} more: fireval flips {task} {first} {other} --skip {end}\n", all - end));
+    }
+    text
+}
+
+/// One line or several, without control characters that a terminal would obey, cut after [`LONGEST`] characters.
+fn short(text: &str) -> String {
+    let plain = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    let kept: String = text.trim().chars().take(LONGEST).map(plain).collect();
+    if text.trim().chars().count() > LONGEST { kept + " …" } else { kept }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(name: &str, change: f64, flips: Option<(usize, usize)>) -> Share {
+        Share { name: name.to_owned(), change, flips }
+    }
+
+    #[test]
+    fn shares_say_what_the_average_is_made_of() {
+        let origins = Origins {
+            model: "ft".to_owned(),
+            change: 0.0192,
+            tasks: vec![share("truthfulqa", 0.0142, None), share("hellaswag", -0.0012, Some((27, 100)))],
+            subtasks: Vec::new(),
+        };
+        let text = print(&[origins], Format::Markdown, None);
+        assert!(text.contains("ft: +1.92 on the average"), "{text}");
+        assert!(text.contains("| truthfulqa | +1.42 | 74 % |  |"), "{text}");
+        assert!(text.contains("| hellaswag | -0.12 | -6 % | +27 -100 |"), "{text}");
+        assert!(!text.contains("subjects"), "{text}");
+    }
+
+    #[test]
+    fn a_page_says_where_the_next_begins_and_hides_what_a_terminal_obeys() {
+        let flip = FlipText {
+            place: "t document 4".to_owned(),
+            scores: [0.0, 1.0],
+            shown: Shown {
+                question: "Why\u{1b}[2J?".to_owned(),
+                options: vec!["x".repeat(700)],
+                right: "r".to_owned(),
+            },
+            picks: ["p".to_owned(), "q".to_owned()],
+        };
+        let text = print_flips("t", ["a", "b"], &[flip], 3, 9);
+        assert!(text.contains("4. t document 4: 0.00 -> 100.00"), "{text}");
+        assert!(text.contains("a: p") && text.contains("b: q") && text.contains("right: r"), "{text}");
+        assert!(text.contains("5 more: fireval flips t a b --skip 4"), "{text}");
+        assert!(!text.contains('\u{1b}') && text.contains(&format!("{} …", "x".repeat(600))), "{text}");
+        assert!(print_flips("t", ["a", "a"], &[], 0, 0).contains("0 documents"));
+    }
+}
