@@ -20,6 +20,7 @@ fn tiny() -> ModelConfig {
         num_attention_heads: 4,
         num_key_value_heads: 2,
         head_dim: 16,
+        rotary_dim: 16,
         rms_norm_eps: 1e-5,
         rope_theta: 1e6,
         rope_scaling: RopeScaling::None,
@@ -38,6 +39,7 @@ fn tiny() -> ModelConfig {
         attention_softcap: None,
         final_softcap: None,
         mixture: Some(Mixture { experts: 4, top_k: 2, router_aux_loss_coef: 0.02, normalize: true }),
+        dense_widths: Vec::new(),
     }
 }
 

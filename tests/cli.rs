@@ -95,10 +95,21 @@ fn samples_hold_every_document_in_order_also_from_the_store() {
     let place = Workplace::new();
     eval(&place, "scripted:a", &[]).done();
     let tasks = "arc_challenge,gsm8k,truthfulqa";
-    let args = ["eval", "scripted:a", "--data", "bundled", "--tasks", tasks, "--limit", "5", "--samples", "s.jsonl"];
+    let args = [
+        "eval",
+        "scripted:a",
+        "--data",
+        "bundled",
+        "--tasks",
+        tasks,
+        "--limit",
+        "5",
+        "--samples",
+        "new/folder/s.jsonl",
+    ];
     place.run(&args).done();
     let samples: Vec<serde_json::Value> =
-        place.read("s.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        place.read("new/folder/s.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(samples.len(), 15);
     let prompts = place.run(&["prompts", "arc_challenge", "--data", "bundled", "--limit", "5"]).done();
     for (sample, prompt) in samples.iter().zip(prompts.lines()) {
@@ -219,7 +230,7 @@ fn what_a_user_gets_wrong_is_named_with_the_next_step() {
         (&["eval", "scripted:a", "--protocol", "v2"], &["leaderboard-v1"]),
         (&["eval", "scripted:a", "--data", "no/such/folder"], &["no/such/folder"]),
         (&["eval", "scripted:a", "--chat-template"], &["lm-eval-latest"]),
-        (&["eval", "scripted:a", "--samples", "no/folder/s.jsonl"], &["no/folder/s.jsonl"]),
+        (&["eval", "scripted:a", "--samples", "typo.toml/s.jsonl"], &["can't write typo.toml/s.jsonl"]),
         (&["eval", "scripted:a", "--dtype", "f64"], &["bf16"]),
         (&["eval", "x", "--project", "bad.toml"], &["bad.toml, line 2", "did you mean `path`"]),
         (&["eval", "x", "--project", "none.toml"], &["none.toml"]),

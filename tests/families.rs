@@ -14,7 +14,7 @@ use fireval::weights::Checkpoint;
 use half::bf16;
 use safetensors::SafeTensors;
 
-const FAMILIES: [&str; 11] = [
+const FAMILIES: [&str; 18] = [
     "llama",
     "mistral",
     "mixtral",
@@ -26,6 +26,13 @@ const FAMILIES: [&str; 11] = [
     "gemma3",
     "phi3",
     "gemma3-vision", // its text model
+    "phi3-partial",
+    "llama-yarn",
+    "qwen3-yarn",
+    "llama-dynamic",
+    "qwen3-moe-dense",
+    "phi3-long", // its first sequence is longer than the trained length, its second is not
+    "phi3-nf4",  // made by make_nf4.py
 ];
 
 fn folder(family: &str) -> PathBuf {
@@ -129,7 +136,17 @@ fn every_family_agrees_with_transformers() {
 
 #[test]
 fn every_family_agrees_from_gguf() {
-    let has_none = |family: &&str| ["qwen3-moe-unnormalized", "gemma3-vision"].contains(family);
+    let none = [
+        "qwen3-moe-unnormalized",
+        "gemma3-vision",
+        "llama-yarn",
+        "qwen3-yarn",
+        "llama-dynamic",
+        "qwen3-moe-dense",
+        "phi3-nf4",
+        "phi3-long",
+    ];
+    let has_none = |family: &&str| none.contains(family);
     for family in FAMILIES.into_iter().filter(|family| !has_none(family)) {
         both_agree(&folder(family).with_extension("gguf"), &reference_of_gguf(family));
     }
@@ -162,6 +179,13 @@ fn every_difference_between_families_shows() {
     shows("llama", "rope scaling", &|config| config.rope_scaling = RopeScaling::None);
     shows("phi3", "rope scaling", &|config| config.rope_scaling = RopeScaling::None);
     shows("gemma3", "rope scaling", &|config| config.rope_scaling = RopeScaling::None);
+    for family in ["llama-yarn", "qwen3-yarn"] {
+        shows(family, "rope scaling", &|config| config.rope_scaling = RopeScaling::None);
+    }
+    shows("qwen3-yarn", "ramp between pairs", &|config| {
+        let RopeScaling::Yarn { truncate, .. } = &mut config.rope_scaling else { panic!("qwen3-yarn has no YaRN") };
+        *truncate = true;
+    });
     shows("gemma3", "local rope", &|config| config.local_rope = None);
     for family in ["mistral", "qwen2", "gemma2", "gemma3", "phi3"] {
         shows(family, "window", &|config| config.sliding_window = None);
@@ -169,6 +193,20 @@ fn every_difference_between_families_shows() {
     for family in ["qwen2", "gemma2", "gemma3"] {
         shows(family, "full layers", &|config| config.full_attention.clear());
     }
+    shows("phi3-long", "long factors", &|config| {
+        let RopeScaling::LongRope { short_factor, long_factor, .. } = &mut config.rope_scaling else {
+            panic!("no LongRoPE")
+        };
+        long_factor.clone_from(short_factor);
+    });
+    shows("phi3-partial", "whole heads' rotation", &|config| {
+        config.rotary_dim = config.head_dim;
+        let RopeScaling::LongRope { short_factor, long_factor, .. } = &mut config.rope_scaling else {
+            panic!("no LongRoPE")
+        };
+        short_factor.push(1.0);
+        long_factor.push(1.0);
+    });
     shows("qwen2", "biases", &|config| config.attention_bias = false);
     for family in ["qwen3", "qwen3-moe", "gemma3"] {
         shows(family, "head norms", &|config| config.head_norms = false);

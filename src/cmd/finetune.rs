@@ -18,6 +18,9 @@ pub struct Args {
     /// Only print trainable parameters, steps, tokens and memory; no weight is loaded.
     #[arg(long)]
     plan: bool,
+    /// Go on with a state in the output folder that another recipe or other data left there.
+    #[arg(long)]
+    accept_changes: bool,
     #[command(flatten)]
     run: RunFlags,
 }
@@ -33,7 +36,12 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     }
     let model = checkpoint()?;
     args.run.take_threads()?;
-    let options = FinetuneOptions { home: args.run.home(), memory: args.run.memory(), ..FinetuneOptions::default() };
+    let options = FinetuneOptions {
+        home: args.run.home(),
+        memory: args.run.memory(),
+        accepts_changes: args.accept_changes,
+        ..FinetuneOptions::default()
+    };
     let summary = finetune(&recipe, &model, &options)?;
     output::print(&format!("{summary}\n"))?;
     Ok(Verdict::Done)

@@ -29,11 +29,13 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe))
 }
 
-/// Fails where `file` can't be written later, before hours of work went into what it is to hold.
+/// Makes `file`'s folder, and fails where `file` can't be written later, before hours of work went into what it is to
+/// hold.
 pub fn check_writable(file: Option<&Path>) -> Result<()> {
     let Some(file) = file else { return Ok(()) };
     ensure!(!file.is_dir(), "can't write {}: it is a folder", file.display());
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    disk::make_folder(folder).with_context(|| format!("can't write {}", file.display()))?;
     let probe = folder.join(format!(".fireval.{}.tmp", std::process::id()));
     std::fs::write(&probe, b"").with_context(|| format!("can't write {}", file.display()))?;
     std::fs::remove_file(&probe).with_context(|| format!("can't remove {}", probe.display()))

@@ -46,21 +46,21 @@ impl<'a, I: Iterator<Item = Result<Prompt<'a>>>> Admission<I, Prompt<'a>> {
         }
         let admitted: Vec<Prompt> = self.waiting.drain(..count).collect();
         self.running += count;
-        self.held += admitted.iter().map(|prompt| self.room.past_bytes(prompt.capacity())).sum::<u64>();
+        self.held += admitted.iter().map(|prompt| bytes(&self.room, prompt)).sum::<u64>();
         Ok(Some(admitted))
     }
 
-    /// A document with a past of `capacity` tokens ended.
-    pub fn release(&mut self, capacity: usize) {
+    /// A document that was admitted ended.
+    pub fn release(&mut self, prompt: &Prompt) {
         self.running -= 1;
-        self.held -= self.room.past_bytes(capacity);
+        self.held -= bytes(&self.room, prompt);
     }
 
     fn fitting(&mut self) -> Result<Fitting> {
-        let (mut prefixes, mut held) = (Prefixes::default(), self.held);
+        let (mut prefixes, mut held) = (Prefixes::new(self.room.short_length), self.held);
         let mut count = 0;
         while let Some(prompt) = self.look(count)? {
-            held += self.room.past_bytes(prompt.capacity());
+            held += bytes(&self.room, &prompt);
             prefixes.insert(&prompt.ids);
             let needed = held + self.room.wave_bytes(prefixes.len());
             if self.running + count == 0 {
@@ -85,6 +85,10 @@ impl<'a, I: Iterator<Item = Result<Prompt<'a>>>> Admission<I, Prompt<'a>> {
         }
         Ok(self.waiting.get(index).cloned())
     }
+}
+
+fn bytes(room: &Room, prompt: &Prompt) -> u64 {
+    room.generation_bytes(prompt.ids.len(), prompt.capacity())
 }
 
 #[cfg(test)]
@@ -134,10 +138,11 @@ mod tests {
         }
         // Three beside 21 would need 105,200 bytes; two would fit and are fewer than an eighth of 21.
         assert_eq!(running, 21);
-        admission.release(130);
-        admission.release(130);
+        let ended = prompts(1, 20, 10).next().unwrap().unwrap();
+        admission.release(&ended);
+        admission.release(&ended);
         assert!(admission.admit().unwrap().is_none(), "two beside 19 are too few still");
-        admission.release(130);
+        admission.release(&ended);
         assert_eq!(admitted(&mut admission), [21, 22, 23]);
     }
 
@@ -145,8 +150,9 @@ mod tests {
     fn a_limit_on_running_documents_is_held() {
         let mut admission = Admission::new(prompts(5, 20, 1), room(2));
         assert_eq!(admitted(&mut admission), [0, 1]);
+        let ended = prompts(1, 20, 1).next().unwrap().unwrap();
         assert!(admission.admit().unwrap().is_none());
-        admission.release(121);
+        admission.release(&ended);
         assert_eq!(admitted(&mut admission), [2]);
     }
 

@@ -34,7 +34,7 @@ impl Limits {
     /// Waves so large that cut prefixes hardly count, and small enough that little is lost when a run is interrupted.
     /// (Products run at full speed from some hundred rows on.)
     pub fn of(memory: Memory) -> Limits {
-        Limits { memory, wave_tokens: 32_768, running: 256 }
+        Limits { memory, wave_tokens: 40_960, running: 256 }
     }
 }
 
@@ -42,6 +42,8 @@ impl Limits {
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
     pub limits: Limits,
+    /// Sequences of more tokens share nothing with others.
+    pub short_length: usize,
     footprint: Footprint,
     /// Bytes that are not for tokens.
     held: u64,
@@ -62,7 +64,7 @@ impl Room {
     }
 
     pub fn new(footprint: Footprint, held: u64, limits: Limits) -> Result<Room> {
-        let room = Room { limits, footprint, held };
+        let room = Room { limits, short_length: usize::MAX, footprint, held };
         if room.most_tokens() == 0 {
             bail!(
                 "{} of memory can't hold the model and its requests, which need {}; give more with --memory",
@@ -71,6 +73,11 @@ impl Room {
             );
         }
         Ok(room)
+    }
+
+    /// For a model whose sequences of more than `length` tokens share nothing with others.
+    pub fn apart_after(self, length: usize) -> Room {
+        Room { short_length: length, ..self }
     }
 
     /// Bytes for tokens.
@@ -90,6 +97,12 @@ impl Room {
     /// Bytes that a sequence needs while it is generated: its past with room for `tokens`, and its next token.
     pub fn past_bytes(&self, tokens: usize) -> u64 {
         tokens as u64 * self.footprint.per_past_token as u64 + self.token_bytes()
+    }
+
+    /// Bytes that a prompt of `read` tokens needs that may come to `tokens`: where it may become long, it is read again.
+    pub fn generation_bytes(&self, read: usize, tokens: usize) -> u64 {
+        let may_turn = read <= self.short_length && tokens > self.short_length;
+        self.past_bytes(tokens) + if may_turn { self.wave_bytes(tokens) } else { 0 }
     }
 
     /// Tokens that one wave can have.
@@ -159,6 +172,9 @@ mod tests {
         assert_eq!(room.peak(1000, 100), Memory(1_000_000));
         assert_eq!(Room::new(FOOTPRINT, 600_000, limits).unwrap().wave_tokens(), 40);
         assert_eq!(room.past_bytes(7), 10_700);
+        let apart = room.apart_after(5);
+        assert_eq!((apart.generation_bytes(6, 7), apart.generation_bytes(5, 7)), (10_700, 80_700));
+        assert_eq!(apart.generation_bytes(3, 5), 10_500);
         room.check(3, 800_000).unwrap();
         let error = room.check(3, 800_001).unwrap_err().to_string();
         assert!(error.contains("document 3") && error.contains("--memory"), "{error}");

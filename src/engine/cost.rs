@@ -23,15 +23,14 @@ pub struct Cost {
 
 impl Cost {
     pub fn of(config: &ModelConfig) -> Cost {
-        let layers = config.num_hidden_layers as f64;
         let used = config.mixture.map_or(1.0, |mixture| mixture.top_k as f64 / mixture.experts as f64);
         let weights = |linear: &names::Linear| {
             let share = if linear.module.contains(".experts.") { used } else { 1.0 };
             share * (linear.outputs * linear.inputs) as f64
         };
-        let active: f64 = names::linears(config, 0).iter().map(weights).sum();
+        let linears = (0..config.num_hidden_layers).flat_map(|layer| names::linears(config, layer));
         Cost {
-            per_token: 2.0 * active * layers,
+            per_token: 2.0 * linears.map(|linear| weights(&linear)).sum::<f64>(),
             per_key: per_key(config),
             per_row: 2.0 * (config.hidden_size * config.vocab_size) as f64,
         }

@@ -1,6 +1,9 @@
 //! Greedy generation: prompts are read together, as one trie, then all running documents take each step together; a
 //! finished document makes room for those that wait.
 //!
+//! Where a model rotates long sequences otherwise, a document that becomes one is read again whole, as transformers drops
+//! its cache then.
+//!
 //! Looking for stop strings while generating only saves work: the final cut, at the earliest occurrence of any, decides
 //! (`protocol.md`, section 4.6).
 
@@ -50,45 +53,67 @@ impl<'a, D: Decoder> Generation<'a, D> {
         let mut admission = Admission::new(prompts, self.room);
         loop {
             while let Some(batch) = admission.admit()? {
-                self.read(batch, forecast)?;
+                let mut prefixes = Prefixes::new(self.room.short_length);
+                for prompt in &batch {
+                    forecast.read(prompt.document, prefixes.insert(&prompt.ids));
+                }
+                forecast.generated(batch.len());
+                self.read(batch.into_iter().map(|prompt| Running { prompt, tokens: Vec::new() }).collect())?;
             }
             if self.running.is_empty() {
                 return Ok(());
             }
             for Running { prompt, tokens } in self.take_ended()? {
-                admission.release(prompt.capacity());
+                admission.release(&prompt);
                 forecast.spared(prompt.max_tokens - tokens.len());
                 let text = cut(&self.tokenizer.decode(&tokens)?, prompt.stop).to_owned();
                 done(prompt.document, vec![Response::Generate { text, tokens }])?;
             }
-            self.step()?;
             forecast.generated(self.running.len());
+            self.step()?;
         }
     }
 
-    /// Reads prompts as one trie and takes the first token of each.
-    fn read(&mut self, prompts: Vec<Prompt<'a>>, forecast: &mut Forecast) -> Result<()> {
-        let laid = Laid::of(&prompts.iter().map(|prompt| &prompt.ids[..]).collect::<Vec<_>>());
-        let mut pasts = Vec::with_capacity(prompts.len());
-        for prompt in &prompts {
+    /// Reads documents so far as one trie and takes the next token of each. They run from then on.
+    fn read(&mut self, documents: Vec<Running<'a>>) -> Result<()> {
+        let ids: Vec<Vec<u32>> =
+            documents.iter().map(|Running { prompt, tokens }| [&prompt.ids[..], tokens].concat()).collect();
+        let laid = Laid::of(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>(), self.room.short_length);
+        let mut pasts = Vec::with_capacity(documents.len());
+        for Running { prompt, .. } in &documents {
             pasts.push(self.decoder.past(prompt.capacity())?);
         }
         let hidden = self.decoder.walk(&laid.packed, Pasts::Begin { pasts: &mut pasts, leaves: &laid.leaves })?;
-        let rows: Vec<usize> =
-            prompts.iter().enumerate().map(|(at, prompt)| laid.row(at, prompt.ids.len() - 1)).collect();
-        let first = self.decoder.greedy(&hidden, &rows)?;
-        let mut prefixes = Prefixes::default();
-        for (prompt, token) in prompts.into_iter().zip(first) {
-            forecast.read(prompt.document, prefixes.insert(&prompt.ids));
-            forecast.generated(1);
-            self.running.push(Running { prompt, tokens: vec![token] });
+        let rows: Vec<usize> = ids.iter().enumerate().map(|(at, ids)| laid.row(at, ids.len() - 1)).collect();
+        let next = self.decoder.greedy(&hidden, &rows)?;
+        for (mut document, token) in documents.into_iter().zip(next) {
+            document.tokens.push(token);
+            self.running.push(document);
         }
         self.pasts.extend(pasts);
         Ok(())
     }
 
-    /// One more token for every running document.
+    /// One more token for every running document. Those that become long ones are read again, one by one.
     fn step(&mut self) -> Result<()> {
+        let turning = self.take_turning();
+        self.step_together()?;
+        turning.into_iter().try_for_each(|document| self.read(vec![document]))
+    }
+
+    /// Documents that the next token makes longer than short ones are; their pasts are freed.
+    fn take_turning(&mut self) -> Vec<Running<'a>> {
+        let mut turning = Vec::new();
+        for index in (0..self.running.len()).rev() {
+            if self.decoder.past_len(&self.pasts[index]) == self.room.short_length {
+                self.pasts.swap_remove(index);
+                turning.push(self.running.swap_remove(index));
+            }
+        }
+        turning
+    }
+
+    fn step_together(&mut self) -> Result<()> {
         if self.running.is_empty() {
             return Ok(());
         }

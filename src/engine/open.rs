@@ -14,6 +14,7 @@ use crate::model::adapter::peft;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Footprint};
 use crate::model::home::{Held, Home, candle, cpu};
+use crate::model::names;
 use crate::model_id::ModelId;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
@@ -77,11 +78,14 @@ fn probe_layer<D: Decoder>(config: &ModelConfig, load: impl Fn(&ModelConfig) -> 
     let none = load(&cut(0))?.footprint();
     let decoder = load(&cut(1))?;
     let one = decoder.footprint();
-    let layers = config.num_hidden_layers;
+    // The others hold as much as their shapes say: some mixtures have dense layers.
+    let numbers =
+        |layer| names::linears(config, layer).iter().map(|linear| linear.outputs * linear.inputs).sum::<usize>();
+    let all = (0..config.num_hidden_layers).map(numbers).sum::<usize>() as f64 / numbers(0) as f64;
     let footprint = Footprint {
-        fixed: none.fixed + layers * (one.fixed - none.fixed),
+        fixed: none.fixed + (all * (one.fixed - none.fixed) as f64) as usize,
         per_token: one.per_token,
-        per_past_token: layers * one.per_past_token,
+        per_past_token: config.num_hidden_layers * one.per_past_token,
     };
     Ok(Probe { speed: cost::speed(&decoder)?, footprint })
 }

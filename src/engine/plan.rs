@@ -70,7 +70,7 @@ impl Planner<'_> {
     pub fn count(&self, work: &Work, task_of: &[usize], tasks: usize) -> Result<Vec<Plan>> {
         let (scorings, generations) = work.kinds();
         let mut plans = vec![Plan::default(); tasks];
-        let mut seen = Prefixes::default();
+        let mut seen = Prefixes::new(self.room.short_length);
         for documents in [scorings, generations] {
             let encode = |document: usize| self.encode(document, work.documents[document]);
             for wave in Waves::new(Ahead::new(documents.into_iter(), encode), self.room) {

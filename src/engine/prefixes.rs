@@ -7,12 +7,12 @@ use std::collections::HashMap;
 
 use super::trie::shared;
 
-/// A set of sequences' prefixes.
-#[derive(Default)]
+/// A set of sequences' prefixes, those of long sequences apart from the others'.
 pub struct Prefixes {
+    short_length: usize,
     tokens: Vec<u32>,
     runs: Vec<Run>,
-    /// The run that continues a run (or, below `ROOT`, begins a sequence) with a token.
+    /// The run that continues a run (or, below a root, begins a sequence) with a token.
     below: HashMap<(u32, u32), u32>,
 }
 
@@ -24,7 +24,9 @@ struct Run {
     above: u32,
 }
 
+/// Above a first run.
 const ROOT: u32 = u32::MAX;
+const ROOT_OF_LONG: u32 = ROOT - 1;
 
 /// Where a sequence leaves the tree.
 struct Parting {
@@ -36,6 +38,11 @@ struct Parting {
 }
 
 impl Prefixes {
+    /// An empty set; sequences of more than `short_length` tokens are long.
+    pub fn new(short_length: usize) -> Prefixes {
+        Prefixes { short_length, tokens: Vec::new(), runs: Vec::new(), below: HashMap::new() }
+    }
+
     /// Distinct tokens so far.
     pub fn len(&self) -> usize {
         self.tokens.len()
@@ -52,7 +59,7 @@ impl Prefixes {
         if known == ids.len() {
             return 0;
         }
-        let above = if run == ROOT { ROOT } else { self.split(run, within) };
+        let above = if run >= ROOT_OF_LONG { run } else { self.split(run, within) };
         let start = self.tokens.len();
         self.tokens.extend_from_slice(&ids[known..]);
         let fresh = self.add(Run { start, end: self.tokens.len(), above });
@@ -61,7 +68,8 @@ impl Prefixes {
     }
 
     fn follow(&self, ids: &[u32]) -> Parting {
-        let mut at = Parting { known: 0, run: ROOT, within: 0 };
+        let root = if ids.len() > self.short_length { ROOT_OF_LONG } else { ROOT };
+        let mut at = Parting { known: 0, run: root, within: 0 };
         while let Some(&run) = ids.get(at.known).and_then(|&token| self.below.get(&(at.run, token))) {
             let Run { start, end, .. } = self.runs[run as usize];
             let within = shared(&ids[at.known..], &self.tokens[start..end]);
@@ -89,7 +97,7 @@ impl Prefixes {
 
     fn add(&mut self, run: Run) -> u32 {
         self.runs.push(run);
-        u32::try_from(self.runs.len() - 1).ok().filter(|&run| run < ROOT).expect("fewer than 4 billion forks")
+        u32::try_from(self.runs.len() - 1).ok().filter(|&run| run < ROOT_OF_LONG).expect("fewer than 4 billion forks")
     }
 }
 
@@ -102,7 +110,7 @@ mod tests {
 
     #[test]
     fn only_new_tokens_count() {
-        let mut prefixes = Prefixes::default();
+        let mut prefixes = Prefixes::new(usize::MAX);
         assert_eq!(prefixes.insert(&[1, 2, 3, 4]), 4);
         assert_eq!(prefixes.insert(&[1, 2, 5]), 1);
         assert_eq!(prefixes.insert(&[1, 2, 3]), 0);
@@ -112,10 +120,18 @@ mod tests {
     }
 
     #[test]
+    fn long_sequences_count_by_themselves() {
+        let mut prefixes = Prefixes::new(3);
+        assert_eq!(prefixes.insert(&[1, 2, 3]), 3);
+        assert_eq!(prefixes.insert(&[1, 2, 3, 4]), 4);
+        assert_eq!((prefixes.insert(&[1, 2, 3, 5]), prefixes.insert(&[1, 2, 4])), (1, 1));
+    }
+
+    #[test]
     fn any_sequences_count_like_the_set_of_their_prefixes() {
         for seed in 0..200 {
             let mut random = Random::new(seed);
-            let (mut prefixes, mut naive) = (Prefixes::default(), HashSet::new());
+            let (mut prefixes, mut naive) = (Prefixes::new(usize::MAX), HashSet::new());
             for _ in 0..60 {
                 let ids: Vec<u32> = (0..1 + random.below(9)).map(|_| random.below(3) as u32).collect();
                 let known = (1..=ids.len()).filter(|&end| naive.contains(&ids[..end])).count();

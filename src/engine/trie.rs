@@ -4,6 +4,8 @@
 //! it shares with the one before it. So forks need no search, memory is a number a sequence, and the layout depends on
 //! the set of sequences alone. A segment ends where sequences part and where one of them ends.
 //!
+//! Where a model rotates long sequences otherwise, these share nothing with others: they are sorted behind them.
+//!
 //! A request's last token is left out by the caller: only its probability is wanted, and that comes from the row before.
 
 use std::ops::Range;
@@ -15,6 +17,11 @@ pub fn shared<T: PartialEq>(a: &[T], b: &[T]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
+/// Whether one of two sequences is long and the other is not.
+pub fn are_apart(pair: [&[u32]; 2], short_length: usize) -> bool {
+    (pair[0].len() > short_length) != (pair[1].len() > short_length)
+}
+
 /// The trie as a layout, and where each sequence ended in it.
 #[derive(Debug)]
 pub struct Laid {
@@ -24,9 +31,10 @@ pub struct Laid {
 }
 
 impl Laid {
-    /// Merges `sequences`; each has at least one token, and equal ones end in the same segment.
-    pub fn of(sequences: &[&[u32]]) -> Laid {
-        let sorted = Sorted::of(sequences);
+    /// Merges `sequences`; each has at least one token, and equal ones end in the same segment. Those of more than
+    /// `short_length` tokens are laid apart from the others.
+    pub fn of(sequences: &[&[u32]], short_length: usize) -> Laid {
+        let sorted = Sorted::of(sequences, short_length);
         let mut laid = Laid { packed: Packed::default(), leaves: vec![0; sequences.len()] };
         let mut pending = vec![Branch { first: 0, end: sequences.len(), depth: 0, parent: None }];
         while let Some(branch) = pending.pop().filter(|branch| branch.first < branch.end) {
@@ -70,10 +78,13 @@ struct Branch {
 }
 
 impl<'a> Sorted<'a> {
-    fn of(sequences: &'a [&'a [u32]]) -> Sorted<'a> {
+    fn of(sequences: &'a [&'a [u32]], short_length: usize) -> Sorted<'a> {
         let mut order: Vec<usize> = (0..sequences.len()).collect();
-        order.sort_by_key(|&index| sequences[index]);
-        let neighbours = order.windows(2).map(|pair| shared(sequences[pair[0]], sequences[pair[1]]));
+        order.sort_by_key(|&index| (sequences[index].len() > short_length, sequences[index]));
+        let neighbours = order.windows(2).map(|pair| {
+            let pair = [sequences[pair[0]], sequences[pair[1]]];
+            if are_apart(pair, short_length) { 0 } else { shared(pair[0], pair[1]) }
+        });
         let common = [0].into_iter().chain(neighbours).collect();
         Sorted { sequences, order, common }
     }
@@ -109,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_shared_prefix_is_laid_once() {
-        let laid = Laid::of(&[&[1, 2, 3, 4], &[1, 2, 5], &[9], &[1, 2, 3]]);
+        let laid = Laid::of(&[&[1, 2, 3, 4], &[1, 2, 5], &[9], &[1, 2, 3]], usize::MAX);
         assert_eq!(laid.packed.ids, [1, 2, 3, 4, 5, 9]);
         let segments = laid.packed.segments.iter();
         let parents: Vec<(Option<usize>, usize)> = segments.map(|segment| (segment.parent, segment.position)).collect();
@@ -119,11 +130,21 @@ mod tests {
     }
 
     #[test]
+    fn long_sequences_are_laid_apart() {
+        let laid = Laid::of(&[&[1, 2, 3, 4], &[1, 2, 5], &[1, 2, 3, 5], &[1, 2]], 3);
+        assert_eq!(laid.packed.ids, [1, 2, 5, 1, 2, 3, 4, 5]);
+        let parents: Vec<Option<usize>> = laid.packed.segments.iter().map(|segment| segment.parent).collect();
+        assert_eq!(parents, [None, Some(0), None, Some(2), Some(2)]);
+        assert_eq!(laid.leaves, [3, 1, 4, 0]);
+        assert_eq!(laid.packed.longer_than(3), [false, false, true, true, true]);
+    }
+
+    #[test]
     fn equal_sequences_are_one() {
-        let laid = Laid::of(&[&[5, 6], &[5, 6], &[5]]);
+        let laid = Laid::of(&[&[5, 6], &[5, 6], &[5]], usize::MAX);
         assert_eq!(laid.packed.ids, [5, 6]);
         assert_eq!(laid.leaves, [1, 1, 0]);
-        assert!(Laid::of(&[]).packed.is_empty());
+        assert!(Laid::of(&[], usize::MAX).packed.is_empty());
     }
 
     /// Sequences over few tokens, so that they share, end inside others and repeat.
@@ -137,7 +158,7 @@ mod tests {
         for seed in 0..200 {
             let owned = sequences(seed, 1 + seed as usize % 40);
             let given: Vec<&[u32]> = owned.iter().map(Vec::as_slice).collect();
-            let laid = Laid::of(&given);
+            let laid = Laid::of(&given, usize::MAX);
             let prefixes: HashSet<&[u32]> =
                 given.iter().flat_map(|ids| (1..=ids.len()).map(|end| &ids[..end])).collect();
             assert_eq!(laid.packed.len(), prefixes.len(), "seed {seed}");
@@ -149,7 +170,7 @@ mod tests {
             }
             let mut reversed = given.clone();
             reversed.reverse();
-            assert_eq!(Laid::of(&reversed).packed, laid.packed, "the order given does not matter");
+            assert_eq!(Laid::of(&reversed, usize::MAX).packed, laid.packed, "the order given does not matter");
         }
     }
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::budget::Room;
 use super::prefixes::Prefixes;
 use super::tokens::Pair;
-use super::trie::{Laid, shared};
+use super::trie::{Laid, are_apart, shared};
 use crate::model::decoder::Wanted;
 
 /// The first wave is small, so that scores begin to arrive.
@@ -63,10 +63,10 @@ impl<I: Iterator<Item = Result<Encoded>>> Waves<I> {
     /// The next wave's documents.
     fn fill(&mut self) -> Result<Vec<Placed>> {
         let most = if self.is_first { self.room.wave_tokens().min(FIRST) } else { self.room.wave_tokens() };
-        let mut prefixes = Prefixes::default();
+        let mut prefixes = Prefixes::new(self.room.short_length);
         let mut placed: Vec<Placed> = Vec::new();
         while let Some(encoded) = self.take().transpose()? {
-            let (adds, shares) = cost(&prefixes, &encoded);
+            let (adds, shares) = cost(&prefixes, &encoded, self.room.short_length);
             if placed.is_empty() {
                 self.room.check(encoded.document, self.room.wave_bytes(adds))?;
             } else if prefixes.len() + adds > most {
@@ -92,20 +92,21 @@ impl<I: Iterator<Item = Result<Encoded>>> Iterator for Waves<I> {
     fn next(&mut self) -> Option<Result<Wave>> {
         match self.fill() {
             Ok(placed) if placed.is_empty() => None,
-            Ok(placed) => Some(Ok(Wave::of(placed))),
+            Ok(placed) => Some(Ok(Wave::of(placed, self.room.short_length))),
             Err(error) => Some(Err(error)),
         }
     }
 }
 
 /// What a document adds to `prefixes`, and the longest beginning that it finds there.
-fn cost(prefixes: &Prefixes, encoded: &Encoded) -> (usize, usize) {
+fn cost(prefixes: &Prefixes, encoded: &Encoded, short_length: usize) -> (usize, usize) {
     let mut sequences: Vec<&[u32]> = encoded.pairs.iter().map(Pair::fed).collect();
-    sequences.sort_unstable();
+    sequences.sort_unstable_by_key(|ids| (ids.len() > short_length, *ids));
     let (mut adds, mut shares, mut before): (usize, usize, &[u32]) = (0, 0, &[]);
     for ids in sequences {
         let there = prefixes.known(ids);
-        adds += ids.len() - shared(before, ids).max(there);
+        let with_before = if are_apart([before, ids], short_length) { 0 } else { shared(before, ids) };
+        adds += ids.len() - with_before.max(there);
         shares = shares.max(there);
         before = ids;
     }
@@ -130,9 +131,9 @@ fn cut(placed: &[Placed], shares: usize, most: usize) -> usize {
 }
 
 impl Wave {
-    fn of(documents: Vec<Placed>) -> Wave {
+    fn of(documents: Vec<Placed>, short_length: usize) -> Wave {
         let pairs = documents.iter().flat_map(|placed| &placed.encoded.pairs);
-        let laid = Laid::of(&pairs.map(Pair::fed).collect::<Vec<_>>());
+        let laid = Laid::of(&pairs.map(Pair::fed).collect::<Vec<_>>(), short_length);
         Wave { documents, laid }
     }
 
@@ -217,7 +218,7 @@ mod tests {
     #[test]
     fn every_scored_token_has_the_row_before_it() {
         let pairs = vec![Pair::new(&[5, 6], &[7, 8]), Pair::new(&[5, 6], &[9])];
-        let wave = Wave::of(vec![Placed { encoded: Encoded { document: 0, pairs }, adds: 3, shares: 0 }]);
+        let wave = Wave::of(vec![Placed { encoded: Encoded { document: 0, pairs }, adds: 3, shares: 0 }], usize::MAX);
         assert_eq!(wave.laid.packed.ids, [5, 6, 7]);
         let wanted: Vec<(usize, u32)> = wave.wanted().iter().map(|wanted| (wanted.row, wanted.token)).collect();
         assert_eq!(wanted, [(1, 7), (2, 8), (1, 9)]);

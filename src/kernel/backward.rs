@@ -5,6 +5,9 @@ use super::isa::for_every_isa;
 use super::math::{exp, multiply_add, soft_cap};
 use super::rows::{LANES, inverse_rms};
 
+/// Numbers that are worked on side by side; fixed, as the order of additions is.
+const WIDE: usize = 16;
+
 /// Which gate an MLP has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -70,21 +73,32 @@ pub struct Inner<'a, E> {
 for_every_isa! {
     /// Back through a gate; `product` becomes `gradient . hidden`, the gradient of the row's weight.
     pub fn gate<E: Element>(activation: Gate, inner: Inner<E>, product: &mut f32) {
-        let Inner { gate, up, gradient, weight, hidden, of_gate, of_up } = inner;
-        let mut products = [0f32; LANES];
-        for index in 0..gate.len() {
-            let (gate, up, gradient) = (gate[index], up[index], gradient[index]);
-            let (value, slope) = match activation {
-                Gate::Silu => silu::<FUSED>(gate),
-                Gate::GeluTanh => gelu_tanh::<FUSED>(gate),
-            };
-            products[index % LANES] += gradient * value * up;
-            hidden[index] = E::from_f32(value * up);
-            of_gate[index] = E::from_f32(weight * gradient * up * slope);
-            of_up[index] = E::from_f32(weight * gradient * value);
-        }
-        *product = products.iter().sum();
+        *product = match activation {
+            Gate::Silu => gate_by(silu::<FUSED>, inner),
+            Gate::GeluTanh => gate_by(gelu_tanh::<FUSED>, inner),
+        };
     }
+}
+
+#[inline(always)]
+fn gate_by<E: Element>(activation: impl Fn(f32) -> (f32, f32), inner: Inner<E>) -> f32 {
+    let Inner { gate, up, gradient, weight, hidden, of_gate, of_up } = inner;
+    let mut products = [0f32; WIDE];
+    let whole = gate.len() / WIDE * WIDE;
+    for start in (0..whole).step_by(WIDE).chain((whole < gate.len()).then_some(whole)) {
+        let count = WIDE.min(gate.len() - start);
+        let (gate, up, gradient) = (&gate[start..][..count], &up[start..][..count], &gradient[start..][..count]);
+        let out = (&mut hidden[start..][..count], &mut of_gate[start..][..count], &mut of_up[start..][..count]);
+        for lane in 0..count {
+            let (value, slope) = activation(gate[lane]);
+            let weighted = weight * gradient[lane];
+            products[lane] += gradient[lane] * value * up[lane];
+            out.0[lane] = E::from_f32(value * up[lane]);
+            out.1[lane] = E::from_f32(weighted * up[lane] * slope);
+            out.2[lane] = E::from_f32(weighted * value);
+        }
+    }
+    products.iter().sum()
 }
 
 /// silu and its derivative, `s (1 + x (1 - s))` with `s = 1 / (1 + e^-x)`.
@@ -111,26 +125,29 @@ for_every_isa! {
         if let Some(cap) = cap {
             logits.iter_mut().for_each(|logit| *logit = soft_cap::<FUSED>(*logit, cap));
         }
-        let mut largest = [f32::NEG_INFINITY; LANES];
-        for (index, logit) in logits.iter().enumerate() {
-            largest[index % LANES] = if *logit > largest[index % LANES] { *logit } else { largest[index % LANES] };
+        let (chunks, rest) = logits.as_chunks::<WIDE>();
+        let mut largest = [f32::NEG_INFINITY; WIDE];
+        for chunk in chunks {
+            for (largest, logit) in largest.iter_mut().zip(chunk) {
+                *largest = if logit > largest { *logit } else { *largest };
+            }
         }
-        let peak = largest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-        let mut sums = [0f64; LANES];
-        for (index, logit) in logits.iter().enumerate() {
-            sums[index % LANES] += f64::from(exp::<FUSED>(logit - peak));
+        let peak = largest.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+        let mut sums = [0f64; WIDE];
+        for chunk in chunks {
+            for (sum, logit) in sums.iter_mut().zip(chunk) {
+                *sum += f64::from(exp::<FUSED>(logit - peak));
+            }
         }
-        let sum = sums.iter().sum::<f64>();
+        let sum = sums.into_iter().chain(rest.iter().map(|logit| f64::from(exp::<FUSED>(logit - peak)))).sum::<f64>();
         *loss = f64::from(peak) + sum.ln() - f64::from(logits[target.token as usize]);
         let scale = (f64::from(target.factor) / sum) as f32;
-        for (index, (out, logit)) in out.iter_mut().zip(logits.iter()).enumerate() {
-            let share = exp::<FUSED>(logit - peak) * scale;
-            let slope = if index == target.token as usize { share - target.factor } else { share };
-            *out = E::from_f32(match cap {
-                None => slope,
-                Some(cap) => slope * (1.0 - (logit / cap) * (logit / cap)),
-            });
+        let squash = |logit: f32| cap.map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap));
+        for (out, logit) in out.iter_mut().zip(logits.iter()) {
+            *out = E::from_f32(exp::<FUSED>(logit - peak) * scale * squash(*logit));
         }
+        let at = target.token as usize;
+        out[at] = E::from_f32((exp::<FUSED>(logits[at] - peak) * scale - target.factor) * squash(logits[at]));
     }
 }
 

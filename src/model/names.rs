@@ -163,8 +163,8 @@ pub fn linears(config: &ModelConfig, layer: usize) -> Vec<Linear> {
         linear(v_proj(layer), keys, hidden),
         linear(o_proj(layer), hidden, queries),
     ];
-    let width = config.intermediate_size;
-    match config.mixture {
+    let width = config.feed_forward_width(layer);
+    match config.mixture_of(layer) {
         None => linears.extend([
             linear(gate_proj(layer), width, hidden),
             linear(up_proj(layer), width, hidden),

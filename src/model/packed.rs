@@ -46,6 +46,19 @@ impl Packed {
         self.ids.extend_from_slice(ids);
     }
 
+    /// For each segment whether its sequences have more than `length` tokens, ancestors and what follows counted. Those
+    /// that share a segment must be alike in this (the engine's trie sees to it).
+    pub fn longer_than(&self, length: usize) -> Vec<bool> {
+        let mut longer = vec![false; self.segments.len()];
+        for (index, segment) in self.segments.iter().enumerate().rev() {
+            longer[index] |= segment.position + segment.len > length;
+            if let Some(parent) = segment.parent {
+                longer[parent] |= longer[index];
+            }
+        }
+        longer
+    }
+
     /// One more than the largest position.
     pub fn positions(&self) -> usize {
         self.segments.iter().map(|segment| segment.position + segment.len).max().unwrap_or(0)

@@ -15,6 +15,7 @@ pub mod order;
 pub mod plan;
 pub mod recipe;
 mod run;
+mod scaler;
 pub mod schedule;
 pub mod state;
 
@@ -35,6 +36,8 @@ pub struct FinetuneOptions {
     pub home: Home,
     /// The most that the process may take.
     pub memory: Memory,
+    /// Goes on with the state of another recipe or other data too.
+    pub accepts_changes: bool,
     /// Counts tokens.
     pub progress: Progress,
 }
@@ -42,7 +45,7 @@ pub struct FinetuneOptions {
 impl Default for FinetuneOptions {
     fn default() -> FinetuneOptions {
         let (home, memory) = (Home::default(), Memory::half_of_free());
-        FinetuneOptions { home, memory, progress: Progress::new("finetune", "tok") }
+        FinetuneOptions { home, memory, accepts_changes: false, progress: Progress::new("finetune", "tok") }
     }
 }
 
@@ -91,7 +94,7 @@ fn step(run: &mut Run) -> Result<()> {
     let step = run.next_step();
     let (loss, mut gradients) = run.gradients(&step)?;
     let norm = run.clip(&mut gradients);
-    match loss.is_finite() && norm.is_finite() {
+    match run.is_usable(&loss, norm) {
         true => run.update(&step, &gradients)?,
         false => run.skip(&step)?,
     }

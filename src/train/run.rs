@@ -14,8 +14,9 @@ use super::format::{Example, pack};
 use super::initial;
 use super::log::{self, Entry, Log};
 use super::order::Order;
-use super::recipe::{Quantization, Recipe};
-use super::state::{self, Place};
+use super::recipe::{Dtype, Quantization, Recipe};
+use super::scaler::Scaler;
+use super::state::{self, Place, Wanted};
 use super::{FinetuneOptions, TrainSummary};
 use crate::digest::sha256_hex;
 use crate::memory::Memory;
@@ -26,6 +27,8 @@ use crate::model::training::{Gradients, LossOptions, MicroBatch, Trainable};
 use crate::random::Random;
 use crate::weights::Checkpoint;
 
+/// States that are kept: the newest, and one more should that be damaged.
+const KEPT_STATES: usize = 2;
 /// So many steps in a row without a finite loss end the run.
 const PATIENCE: usize = 5;
 
@@ -69,6 +72,15 @@ impl StepLoss {
     }
 }
 
+impl Step {
+    /// Which examples it learns from, counted from 1 in the order of the files.
+    fn examples(&self) -> String {
+        let mut numbers: Vec<usize> = self.batches.iter().flatten().map(|example| example + 1).collect();
+        numbers.sort_unstable();
+        numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl<'a> Run<'a> {
     /// Takes up the state in the recipe's output folder, or begins there.
     pub fn begin(
@@ -84,7 +96,9 @@ impl<'a> Run<'a> {
         let mut adapter = initial::adapter(&config, &recipe.lora, recipe.seed)?;
         let mut optimizer = AdamW::new(recipe.optimizer, &adapter);
         let run = identity(recipe, data, &checkpoint)?;
-        let place = match state::restore(folder, &run, &mut adapter, &mut optimizer)? {
+        let wanted = Wanted { run: &run, accepts_others: options.accepts_changes };
+        let tell = |line: &str| options.progress.line(line);
+        let place = match state::restore(folder, wanted, &mut adapter, &mut optimizer, tell)? {
             Some(place) => place,
             None => {
                 let left = folder.join(peft::WEIGHTS_FILE);
@@ -93,7 +107,8 @@ impl<'a> Run<'a> {
                     "{} is there, but not the state of its run: choose another `output`",
                     left.display()
                 );
-                Place { run, ..Place::default() }
+                let scaler = (recipe.dtype == Dtype::F16).then(Scaler::default);
+                Place { run, scaler, ..Place::default() }
             }
         };
         let mut this = Run {
@@ -165,17 +180,20 @@ impl<'a> Run<'a> {
             recompute: self.recipe.recompute,
             dropout: self.recipe.lora.dropout,
         };
-        let weight = 1.0 / batches.len() as f64;
+        let (weight, scale) = (1.0 / batches.len() as f64, self.place.scaler.map_or(1.0, |scaler| scaler.scale));
         let mut mean = StepLoss::default();
         let decoder = self.decoder()?;
         for group in self.budget.groups(decoder, &batches) {
             let together = &batches[group];
-            for loss in decoder.gradients(together, &options, weight as f32, &mut gradients)? {
+            for loss in decoder.gradients(together, &options, weight as f32 * scale, &mut gradients)? {
                 mean.total += weight * loss.total;
                 mean.cross_entropy += weight * loss.cross_entropy;
                 mean.router_aux = loss.router_aux.map(|aux| mean.router_aux.unwrap_or(0.0) + weight * aux);
             }
             self.options.progress.advance(together.iter().map(|batch| batch.packed.len() as u64).sum());
+        }
+        if scale != 1.0 {
+            gradients.scale(1.0 / scale);
         }
         Ok((mean, gradients))
     }
@@ -196,22 +214,35 @@ impl<'a> Run<'a> {
         norm
     }
 
+    /// Whether a step's loss and the norm of its gradient are finite; a scaler hears of it.
+    pub fn is_usable(&mut self, loss: &StepLoss, norm: f64) -> bool {
+        if let Some(scaler) = &mut self.place.scaler {
+            scaler.update(norm.is_finite());
+        }
+        loss.is_finite() && norm.is_finite()
+    }
+
     pub fn update(&mut self, step: &Step, gradients: &Gradients) -> Result<()> {
         self.optimizer.step(&mut self.adapter, gradients, step.rate);
         self.place.skipped_in_a_row = 0;
         self.decoder.as_mut().context(NOT_LOADED)?.adapt(&self.adapter)
     }
 
-    /// Leaves the adapter as it is, and gives up after some such steps in a row.
+    /// Leaves the adapter as it is, and gives up after some such steps in a row that no smaller scale of the loss may help.
     pub fn skip(&mut self, step: &Step) -> Result<()> {
-        self.place.skipped_in_a_row += 1;
-        let told = format!("step {}: the loss or its gradient is not finite; the step is skipped", step.index + 1);
+        if self.place.scaler.is_none_or(|scaler| !scaler.can_fall()) {
+            self.place.skipped_in_a_row += 1;
+        }
+        let (number, examples) = (step.index + 1, step.examples());
+        let told =
+            format!("step {number} (examples {examples}): the loss or its gradient is not finite; the step is skipped");
         self.options.progress.line(&told);
         if self.place.skipped_in_a_row >= PATIENCE {
             bail!(
-                "{PATIENCE} steps in a row without a finite loss, the last of them step {}: the run stops (lower the \
-                 learning rate, or look at the data)",
-                step.index + 1
+                "{PATIENCE} steps in a row without a finite loss, the last of them step {}, of examples {} of the training \
+                 data: the run stops (lower the learning rate, or look at the data)",
+                step.index + 1,
+                step.examples()
             );
         }
         Ok(())
@@ -220,6 +251,7 @@ impl<'a> Run<'a> {
     pub fn log(&mut self, step: &Step, loss: &StepLoss, norm: f64) -> Result<()> {
         let finite = |number: f64| number.is_finite().then_some(number);
         let seconds = step.begun.elapsed().as_secs_f64();
+        let skipped = self.optimizer.updates == self.place.updates;
         self.place.steps += 1;
         self.place.updates = self.optimizer.updates;
         self.place.tokens += step.tokens as u64;
@@ -238,7 +270,7 @@ impl<'a> Run<'a> {
             tokens: step.tokens,
             tokens_per_second: step.tokens as f64 / seconds.max(1e-9),
             seconds,
-            skipped: self.place.skipped_in_a_row > 0,
+            skipped,
         }))
     }
 
@@ -273,7 +305,7 @@ impl<'a> Run<'a> {
     }
 
     pub fn save(&self) -> Result<()> {
-        state::write(&self.recipe.output, &self.place, &self.adapter, &self.optimizer)
+        state::write(&self.recipe.output, KEPT_STATES, &self.place, &self.adapter, &self.optimizer)
     }
 
     /// Writes the adapter as PEFT does.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::adapter::peft;
 use crate::model::config::ModelConfig;
+use crate::train::data::TrainingData;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -160,7 +161,7 @@ fn another_recipe_other_data_or_another_base_do_not_go_on_with_a_state() {
     std::fs::write(&config, text.replace("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 1e-06")).unwrap();
     assert!(refusal(&first, folder.path()).contains("belongs to another run"));
     std::fs::write(&config, text).unwrap();
-    std::fs::remove_file(first.output.join(state::FILE)).unwrap();
+    std::fs::remove_dir_all(first.output.join(state::FOLDER)).unwrap();
     assert!(refusal(&first, folder.path()).contains("choose another `output`"));
 }
 
@@ -173,7 +174,28 @@ fn steps_without_a_finite_loss_end_the_run() {
     let next = run.next_step();
     (0..4).for_each(|_| run.skip(&next).unwrap());
     let error = run.skip(&next).unwrap_err().to_string();
-    assert!(error.contains("5 steps in a row") && error.contains("step 1"), "{error}");
+    assert!(error.contains("5 steps in a row") && error.contains("step 1") && error.contains("examples "), "{error}");
+}
+
+#[test]
+fn in_fp16_a_step_too_large_halves_the_scale_and_no_bit_depends_on_it() {
+    let folder = workshop();
+    let half = recipe(folder.path(), "half", &[("dtype = \"f32\"", "dtype = \"f16\"")]);
+    let (data, options) = (data::load(&half, folder.path()).unwrap(), options());
+    let mut run = Run::begin(&half, folder.path(), &data, &options).unwrap();
+    let next = run.next_step();
+    let (loss, scaled) = run.gradients(&next).unwrap();
+    for _ in 0..3 {
+        assert!(!run.is_usable(&loss, f64::INFINITY));
+        run.skip(&next).unwrap();
+    }
+    assert_eq!(scaled, run.gradients(&next).unwrap().1);
+    assert!(run.is_usable(&loss, 1.0));
+    for _ in 0..20 {
+        run.is_usable(&loss, f64::NAN); // to the smallest scale
+    }
+    (0..4).for_each(|_| run.skip(&next).unwrap());
+    assert!(run.skip(&next).is_err(), "no smaller scale can help");
 }
 
 #[test]

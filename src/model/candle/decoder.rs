@@ -26,10 +26,9 @@ impl Decoder for CandleDecoder {
     fn footprint(&self) -> Footprint {
         let config = &self.config;
         let width = self.dtype.size_in_bytes();
-        let used = config.mixture.map_or(1, |mixture| mixture.top_k);
         let values = 8 * config.hidden_size
             + 4 * config.num_attention_heads * config.head_dim
-            + 4 * used * config.intermediate_size
+            + 4 * config.widest_feed_forward()
             + 256 * config.num_attention_heads;
         let past = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
         Footprint { fixed: self.weight_bytes, per_token: values * width, per_past_token: past * width }

@@ -153,15 +153,12 @@ impl Loader<'_> {
     }
 
     fn feed_forward(&self, index: usize) -> Result<FeedForward> {
-        let Some(mixture) = self.config.mixture else {
-            return Ok(FeedForward::Dense(self.mlp([
-                names::gate_proj(index),
-                names::down_proj(index),
-                names::up_proj(index),
-            ])?));
+        let Some(mixture) = self.config.mixture_of(index) else {
+            let dense = [names::gate_proj(index), names::down_proj(index), names::up_proj(index)];
+            return Ok(FeedForward::Dense(self.mlp(index, dense)?));
         };
         let parts = [ExpertPart::W1, ExpertPart::W2, ExpertPart::W3];
-        let expert = |expert: usize| self.mlp(parts.map(|part| names::expert(self.config, index, expert, part)));
+        let expert = |expert: usize| self.mlp(index, parts.map(|part| names::expert(self.config, index, expert, part)));
         Ok(FeedForward::Mixture(Mixture {
             router: self.linear(names::router(self.config, index), mixture.experts, self.config.hidden_size)?,
             experts: (0..mixture.experts).map(expert).collect::<Result<_>>()?,
@@ -170,8 +167,8 @@ impl Loader<'_> {
         }))
     }
 
-    fn mlp(&self, [w1, w2, w3]: [String; 3]) -> Result<Mlp> {
-        let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
+    fn mlp(&self, layer: usize, [w1, w2, w3]: [String; 3]) -> Result<Mlp> {
+        let (hidden, inner) = (self.config.hidden_size, self.config.feed_forward_width(layer));
         Ok(Mlp {
             activation: self.config.activation,
             w1: self.linear(w1, inner, hidden)?,

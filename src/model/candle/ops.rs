@@ -68,7 +68,8 @@ fn rms_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, gradient: &Tensor) -
 }
 
 /// Rotary embedding of each token's heads by its position (half-split pairs, as the hub's checkpoints are trained).
-/// `x`: (tokens, heads, head_dim); `cos`, `sin`: (tokens, head_dim / 2).
+/// `x`: (tokens, heads, head_dim); `cos`, `sin`: (tokens, rotary_dim / 2); numbers after the first `rotary_dim` of a head
+/// pass as they are.
 pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let value = rotate_value(&x.detach().contiguous()?, cos, sin)?;
     let (cos, back) = (cos.clone(), sin.neg()?);
@@ -76,6 +77,11 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 }
 
 fn rotate_value(x: &Tensor, cos: &Tensor, sin: &Tensor) -> candle_core::Result<Tensor> {
+    let (rotated, size) = (2 * cos.dim(D::Minus1)?, x.dim(D::Minus1)?);
+    if rotated < size {
+        let first = rotate_value(&x.narrow(D::Minus1, 0, rotated)?.contiguous()?, cos, sin)?;
+        return Tensor::cat(&[first, x.narrow(D::Minus1, rotated, size - rotated)?], D::Minus1);
+    }
     candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?, cos, sin)?.squeeze(0)
 }
 

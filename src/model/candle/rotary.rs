@@ -15,14 +15,17 @@ pub struct Rotary {
 
 struct Table {
     rope: Rope,
-    inverse_frequencies: Vec<f32>, // (head_dim / 2)
+    inverse_frequencies: Vec<f32>, // (rotary_dim / 2)
+    /// Of sequences of more than `short_length` tokens.
+    long: Vec<f32>, // (rotary_dim / 2)
+    short_length: usize,
 }
 
 /// Cosines and sines of every token of a pass.
 #[derive(Clone)]
 pub struct Angles {
-    pub cos: Tensor, // (tokens, head_dim / 2)
-    pub sin: Tensor, // (tokens, head_dim / 2)
+    pub cos: Tensor, // (tokens, rotary_dim / 2)
+    pub sin: Tensor, // (tokens, rotary_dim / 2)
 }
 
 impl Rotary {
@@ -33,8 +36,9 @@ impl Rotary {
             let known = rotary.tables.iter().position(|table| table.rope == rope);
             rotary.layers.push(known.unwrap_or(rotary.tables.len()));
             if known.is_none() {
-                let inverse_frequencies = rope.inverse_frequencies(config.head_dim);
-                rotary.tables.push(Table { rope, inverse_frequencies });
+                let frequencies = |is_long| rope.inverse_frequencies(config.rotary_dim, is_long);
+                let (inverse_frequencies, long) = (frequencies(false), frequencies(true));
+                rotary.tables.push(Table { rope, inverse_frequencies, long, short_length: config.short_length() });
             }
         }
         rotary
@@ -53,9 +57,13 @@ impl Rotary {
 
 impl Table {
     fn angles(&self, packed: &Packed, dtype: DType, device: &Device) -> Result<Angles> {
-        let positions = packed.segments.iter().flat_map(|segment| segment.position..segment.position + segment.len);
+        let segments = packed.segments.iter().zip(packed.longer_than(self.short_length));
+        let positions = segments.flat_map(|(segment, is_long)| {
+            let frequencies = if is_long { &self.long } else { &self.inverse_frequencies };
+            (segment.position..segment.position + segment.len).map(move |position| (position, frequencies))
+        });
         let angles: Vec<f32> = positions
-            .flat_map(|position| self.inverse_frequencies.iter().map(move |frequency| position as f32 * frequency))
+            .flat_map(|(position, frequencies)| frequencies.iter().map(move |frequency| position as f32 * frequency))
             .collect();
         let angles = Tensor::from_vec(angles, (packed.len(), self.inverse_frequencies.len()), device)?;
         let amplitude = f64::from(self.rope.amplitude());

@@ -14,6 +14,8 @@ pub(super) struct Defaults {
     pub rms_norm_eps: f64,
     pub rope_theta: f64,
     pub max_position_embeddings: usize,
+    /// Beside the table of rotary scaling, where the class has it there.
+    pub original_max_position_embeddings: Option<usize>,
     pub tie_word_embeddings: bool,
     pub sliding_window: Option<usize>,
 }
@@ -24,6 +26,7 @@ const PLAIN: Defaults = Defaults {
     rms_norm_eps: 1e-6,
     rope_theta: 10_000.0,
     max_position_embeddings: 2048,
+    original_max_position_embeddings: None,
     tie_word_embeddings: false,
     sliding_window: None,
 };
@@ -84,7 +87,12 @@ impl Architecture {
             Architecture::Qwen3Moe => Defaults { key_value_heads: Some(4), ..QWEN },
             Architecture::Gemma2 => GEMMA,
             Architecture::Gemma3 => Defaults { rope_theta: 1_000_000.0, max_position_embeddings: 131_072, ..GEMMA },
-            Architecture::Phi3 => Defaults { rms_norm_eps: 1e-5, max_position_embeddings: 4096, ..PLAIN },
+            Architecture::Phi3 => Defaults {
+                rms_norm_eps: 1e-5,
+                max_position_embeddings: 4096,
+                original_max_position_embeddings: Some(4096),
+                ..PLAIN
+            },
         }
     }
 

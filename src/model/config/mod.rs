@@ -61,13 +61,15 @@ pub struct ModelConfig {
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
+    /// Numbers of a head that are rotated, from its first on; the others pass as they are.
+    pub rotary_dim: usize,
     pub rms_norm_eps: f64,
     /// Of layers that see everything, and of all layers where there is no `local_rope`.
     pub rope_theta: f64,
     pub rope_scaling: RopeScaling,
     /// Of layers that see only the window, where the family gives them their own (Gemma 3).
     pub local_rope: Option<Rope>,
-    /// The longest sequence the rotary embedding is for (of LongRoPE: the trained length; see [`RopeScaling::LongRope`]).
+    /// The longest sequence the rotary embedding is for.
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
     /// A query sees itself and the keys before it, this many in all. Which layers: [`ModelConfig::window`].
@@ -91,8 +93,11 @@ pub struct ModelConfig {
     pub attention_softcap: Option<f64>,
     /// The same for the head's logits.
     pub final_softcap: Option<f64>,
-    /// `None` for a dense feed-forward.
+    /// `None` for a dense feed-forward. Which layers: [`ModelConfig::mixture_of`].
     pub mixture: Option<Mixture>,
+    /// For each layer that is dense beside others that are mixtures, its feed-forward's width; shorter lists go on with
+    /// `None`.
+    pub dense_widths: Vec<Option<usize>>,
 }
 
 impl ModelConfig {
@@ -108,11 +113,43 @@ impl ModelConfig {
         self.sliding_window.filter(|_| !self.sees_everything(layer))
     }
 
+    /// The mixture of that layer; `None` where it is dense.
+    pub fn mixture_of(&self, layer: usize) -> Option<Mixture> {
+        self.mixture.filter(|_| self.dense_width(layer).is_none())
+    }
+
+    /// The width of that layer's feed-forward, of a mixture an expert's.
+    pub fn feed_forward_width(&self, layer: usize) -> usize {
+        self.dense_width(layer).unwrap_or(self.intermediate_size)
+    }
+
+    /// The most numbers that a token's feed-forwards have inside, in any layer.
+    pub fn widest_feed_forward(&self) -> usize {
+        let used = |layer| self.mixture_of(layer).map_or(1, |mixture| mixture.top_k);
+        let widths = (0..self.num_hidden_layers).map(|layer| used(layer) * self.feed_forward_width(layer));
+        widths.max().unwrap_or(0)
+    }
+
+    fn dense_width(&self, layer: usize) -> Option<usize> {
+        self.dense_widths.get(layer).copied().flatten()
+    }
+
     /// The rotary embedding of that layer.
     pub fn rope(&self, layer: usize) -> Rope {
         match &self.local_rope {
             Some(local) if !self.sees_everything(layer) => local.clone(),
             Some(_) | None => Rope { theta: self.rope_theta, scaling: self.rope_scaling.clone() },
+        }
+    }
+
+    /// The longest sequence that LongRoPE's short factors are for; a longer one is another from its first token on. Of
+    /// other rotary embeddings `usize::MAX`.
+    pub fn short_length(&self) -> usize {
+        match self.rope_scaling {
+            RopeScaling::LongRope { original_max_position_embeddings, .. } => original_max_position_embeddings,
+            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } | RopeScaling::Yarn { .. } => {
+                usize::MAX
+            }
         }
     }
 

@@ -44,6 +44,7 @@ impl Reader<'_> {
             num_attention_heads: heads,
             num_key_value_heads: key_value_heads,
             head_dim,
+            rotary_dim: self.rotary_dim(head_dim)?,
             rms_norm_eps: self.positive("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps),
             rope_theta: defaults.rope_theta,
             rope_scaling: RopeScaling::None,
@@ -64,6 +65,7 @@ impl Reader<'_> {
             attention_softcap: self.softcap("attn_logit_softcapping", 50.0)?,
             final_softcap: self.softcap("final_logit_softcapping", 30.0)?,
             mixture: self.mixture()?,
+            dense_widths: self.dense_widths(layers)?,
         };
         self.rope(&mut config)?;
         Ok(config)
@@ -75,10 +77,6 @@ impl Reader<'_> {
             ensure!(!self.is_set(key)?, "`{key}` is true; biases open on q, k and v alone, as Qwen2 has them");
         }
         ensure!(!self.is_set("use_bidirectional_attention")?, "`use_bidirectional_attention` is true; decoders open");
-        for fields in [Some(self.fields), rope::table(self.fields, "rope_parameters")?].into_iter().flatten() {
-            let rotated = positive(fields, "partial_rotary_factor")?.unwrap_or(1.0);
-            ensure!(rotated == 1.0, "`partial_rotary_factor` is {rotated}; heads must be rotated whole");
-        }
         if let Some(quantization) = self.present("quantization_config") {
             let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
             let opens = method == "bitsandbytes"; // which of its formats do, `weights` says
@@ -144,6 +142,24 @@ impl Reader<'_> {
         };
         ensure!(head_dim.is_multiple_of(2), "head_dim {head_dim} is odd; rotary embedding needs pairs");
         Ok(head_dim)
+    }
+
+    /// transformers' Phi-3 rotates a part of each head; its other classes here read no such key.
+    fn rotary_dim(&self, head_dim: usize) -> Result<usize> {
+        let key = "partial_rotary_factor";
+        let inner = rope::table(self.fields, "rope_parameters")?.or(rope::table(self.fields, "rope_scaling")?);
+        let inner = inner.map_or(Ok(None), |fields| positive(fields, key))?;
+        let factor = inner.or(self.positive(key)?).unwrap_or(1.0);
+        ensure!(
+            factor == 1.0 || self.architecture == Architecture::Phi3,
+            "`{key}` is {factor}; heads are rotated in part by Phi-3 alone"
+        );
+        let rotated = (head_dim as f64 * factor) as usize;
+        ensure!(
+            (2..=head_dim).contains(&rotated) && rotated.is_multiple_of(2),
+            "`{key}` {factor} rotates {rotated} numbers of a head of {head_dim}; expected an even count of 2 or more"
+        );
+        Ok(rotated)
     }
 
     fn intermediate_size(&self) -> Result<usize> {
@@ -261,7 +277,6 @@ impl Reader<'_> {
         match self.architecture {
             Architecture::Mixtral => self.experts("num_local_experts", 8, 2, true).map(Some),
             Architecture::Qwen3Moe => {
-                self.refuse_dense_layers()?;
                 // transformers 5 writes Mixtral's name for it.
                 let key = if self.present("num_experts").is_some() { "num_experts" } else { "num_local_experts" };
                 self.experts(key, 128, 8, self.is_set("norm_topk_prob")?).map(Some)
@@ -276,13 +291,26 @@ impl Reader<'_> {
         }
     }
 
-    fn refuse_dense_layers(&self) -> Result<()> {
-        let dense = self.present("mlp_only_layers");
-        let none = dense.is_none_or(|layers| layers.as_array().is_some_and(Vec::is_empty));
-        ensure!(none, "`mlp_only_layers` is not empty; models open whose every layer is a mixture");
+    /// Of Qwen3-MoE: every `decoder_sparse_step`th layer is a mixture, but for those of `mlp_only_layers`.
+    fn dense_widths(&self, layers: usize) -> Result<Vec<Option<usize>>> {
+        if self.architecture != Architecture::Qwen3Moe {
+            return Ok(Vec::new());
+        }
         let step = self.optional("decoder_sparse_step", MOST_LAYERS)?.unwrap_or(1);
-        ensure!(step == 1, "`decoder_sparse_step` is {step}; models open whose every layer is a mixture");
-        Ok(())
+        let stated = self.layer_numbers("mlp_only_layers")?;
+        let is_dense = |layer: usize| stated.contains(&layer) || !(layer + 1).is_multiple_of(step);
+        if !(0..layers).any(is_dense) {
+            return Ok(Vec::new());
+        }
+        let width = self.optional("intermediate_size", LARGEST_WIDTH)?.unwrap_or(6144);
+        Ok((0..layers).map(|layer| is_dense(layer).then_some(width)).collect())
+    }
+
+    fn layer_numbers(&self, key: &str) -> Result<Vec<usize>> {
+        let Some(value) = self.present(key) else { return Ok(Vec::new()) };
+        let numbers =
+            value.as_array().map(|items| items.iter().map(|item| item.as_u64().map(|number| number as usize)));
+        numbers.and_then(Iterator::collect).ok_or_else(|| wrong(key, value, "a list of layers"))
     }
 
     fn experts(&self, key: &str, experts: usize, top_k: usize, normalize: bool) -> Result<Mixture> {
@@ -303,9 +331,11 @@ impl Reader<'_> {
     /// each kind of layers.
     fn rope(&self, config: &mut ModelConfig) -> Result<()> {
         let around = Surroundings {
-            head_dim: config.head_dim,
+            rotary_dim: config.rotary_dim,
             max_position_embeddings: config.max_position_embeddings,
-            original_max_position_embeddings: self.optional("original_max_position_embeddings", LONGEST)?,
+            original_max_position_embeddings: self
+                .optional("original_max_position_embeddings", LONGEST)?
+                .or(self.architecture.defaults().original_max_position_embeddings),
         };
         let parameters = rope::table(self.fields, "rope_parameters")?;
         let of_layers = |kind: &str| parameters.map_or(Ok(None), |fields| rope::table(fields, kind));
@@ -317,9 +347,6 @@ impl Reader<'_> {
             (None, Some(fields)) => rope::scaling(fields, &around).context("`rope_scaling`")?,
             (None, None) => RopeScaling::None,
         };
-        if let RopeScaling::LongRope { original_max_position_embeddings, .. } = config.rope_scaling {
-            config.max_position_embeddings = original_max_position_embeddings;
-        }
         if config.architecture == Architecture::Gemma3 {
             let theta = self.positive("rope_local_base_freq")?.unwrap_or(10_000.0);
             config.local_rope = Some(match of_layers("sliding_attention")? {

@@ -73,10 +73,70 @@ fn what_is_not_built_is_refused_by_name() {
     assert!(refused("llama", "mlp_bias", json!(true)).contains("`mlp_bias`"));
     assert!(refused("llama", "hidden_act", json!("gelu")).contains("`hidden_act` is gelu"));
     assert!(refused("llama", "partial_rotary_factor", json!(0.5)).contains("`partial_rotary_factor` is 0.5"));
+    assert!(refused("phi3", "partial_rotary_factor", json!(0.1)).contains("rotates 0 numbers of a head of 4"));
     let quantized = json!({"quant_method": "gptq"});
     assert!(refused("llama", "quantization_config", quantized).contains("gptq"));
-    let yarn = json!({"rope_type": "yarn", "factor": 2.0});
-    assert!(refused("llama", "rope_scaling", yarn).contains("rope type `yarn`"));
+    let unknown = json!({"rope_type": "ntk", "factor": 2.0});
+    assert!(refused("llama", "rope_scaling", unknown).contains("rope type `ntk`"));
+    for kind in ["yarn", "dynamic"] {
+        assert!(refused("llama", "rope_scaling", json!({"type": kind})).contains("`factor` is missing"), "{kind}");
+    }
+    let turned = json!({"rope_type": "yarn", "factor": 2.0, "beta_fast": 1.0, "beta_slow": 2.0});
+    assert!(refused("llama", "rope_scaling", turned).contains("beta_slow 2 is above beta_fast 1"));
+}
+
+#[test]
+fn yarn_is_a_ramp_from_fast_pairs_to_slow_ones() {
+    let mut table = json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096});
+    let read = |table: &Value| with("llama", "rope_scaling", table.clone()).unwrap().rope(0);
+    // theta 1e4 and 64 numbers: pair i turns 4096 / (2 pi 1e4^(i / 32)) times in 4096 positions, which is 32 at
+    // i = 10.47 and 1 at i = 22.5; so pairs up to 10 stay, those from 23 on are four times slower, and 11 is 1/13 so.
+    let (frequencies, plain) =
+        (read(&table).inverse_frequencies(64, false), Rope { theta: 1e4, scaling: RopeScaling::None });
+    let plain = plain.inverse_frequencies(64, false);
+    let slower: Vec<f32> = plain.iter().zip(&frequencies).map(|(plain, found)| found / plain).collect();
+    assert!(slower[..=10].iter().all(|ratio| *ratio == 1.0), "{slower:?}");
+    assert!(slower[23..].iter().all(|ratio| *ratio == 0.25), "{slower:?}");
+    assert!((slower[11] - (12.0 / 13.0 + 0.25 / 13.0)).abs() < 1e-6, "{slower:?}");
+    assert!((read(&table).amplitude() - (0.1 * 4f32.ln() + 1.0)).abs() < 1e-6);
+    (table["mscale"], table["mscale_all_dim"]) = (json!(2.0), json!(1.0));
+    assert!((read(&table).amplitude() - (0.2 * 4f32.ln() + 1.0) / (0.1 * 4f32.ln() + 1.0)).abs() < 1e-6);
+    table["attention_factor"] = json!(1.5);
+    assert_eq!(read(&table).amplitude(), 1.5);
+}
+
+#[test]
+fn dynamic_scaling_is_none_within_the_trained_length() {
+    let config = with("llama", "rope_scaling", json!({"type": "dynamic", "factor": 4.0})).unwrap();
+    assert_eq!((config.rope_scaling, config.max_position_embeddings), (RopeScaling::None, 2048));
+}
+
+#[test]
+fn phi_3_rotates_a_part_in_both_spellings() {
+    let inner = json!({"rope_type": "default", "partial_rotary_factor": 0.5});
+    for (key, value) in [("partial_rotary_factor", json!(0.5)), ("rope_parameters", inner)] {
+        let config = with("phi3", key, value).unwrap();
+        assert_eq!((config.head_dim, config.rotary_dim), (4, 2), "{key}");
+    }
+    assert_eq!(with("phi3", "partial_rotary_factor", Value::Null).unwrap().rotary_dim, 4);
+}
+
+#[test]
+fn dense_layers_stand_beside_mixtures() {
+    let mut json = bare("qwen3_moe");
+    for (key, value) in
+        [("num_hidden_layers", json!(4)), ("decoder_sparse_step", json!(2)), ("mlp_only_layers", json!([1]))]
+    {
+        json[key] = value;
+    }
+    let config = ModelConfig::from_json(&json, "").unwrap();
+    let layers: Vec<(bool, usize)> =
+        (0..4).map(|layer| (config.mixture_of(layer).is_some(), config.feed_forward_width(layer))).collect();
+    assert_eq!(layers, [(false, 128), (false, 128), (false, 128), (true, 768)]);
+    assert_eq!(config.widest_feed_forward(), 8 * 768);
+    let every = with("qwen3_moe", "mlp_only_layers", json!([])).unwrap();
+    assert!(every.dense_widths.is_empty() && every.mixture_of(0).is_some());
+    assert!(refused("qwen3_moe", "mlp_only_layers", json!(["1"])).contains("mlp_only_layers"));
 }
 
 #[test]
@@ -179,7 +239,7 @@ fn gemma_3_has_two_rotary_embeddings_in_both_spellings() {
 }
 
 #[test]
-fn longrope_is_read_for_the_trained_length() {
+fn longrope_is_read_with_both_its_factors() {
     let table = json!({"type": "su", "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0]});
     let mut json = bare("phi3");
     json["rope_scaling"] = table.clone();
@@ -191,14 +251,15 @@ fn longrope_is_read_for_the_trained_length() {
     assert_eq!(*short_factor, [1.0, 2.0]);
     // sqrt(1 + ln 32 / ln 4096) = sqrt(1 + 5/12)
     assert!((attention_factor - (17.0f64 / 12.0).sqrt()).abs() < 1e-12);
-    assert_eq!(config.max_position_embeddings, 4096);
-    assert_eq!(config.rope(0).inverse_frequencies(4), [1.0, 1.0 / (2.0 * 100.0)]);
+    assert_eq!((config.max_position_embeddings, config.short_length()), (131_072, 4096));
+    assert_eq!(config.rope(0).inverse_frequencies(4, false), [1.0, 1.0 / (2.0 * 100.0)]);
+    assert_eq!(config.rope(0).inverse_frequencies(4, true), [1.0 / 3.0, 1.0 / (4.0 * 100.0)]);
     let refused = |key: &str, value: Value| {
         let mut table = table.clone();
         table[key] = value;
         refused("phi3", "rope_scaling", table)
     };
-    assert!(refused("short_factor", json!([1.0])).contains("`short_factor` has 1 numbers; heads of 4 need 2"));
+    assert!(refused("short_factor", json!([1.0])).contains("`short_factor` has 1 numbers; 4 rotated ones need 2"));
     assert!(refused("long_factor", Value::Null).contains("long_factor"));
     assert!(refused("short_factor", json!([1.0, 0.0])).contains("expected numbers above 0"));
 }
@@ -206,11 +267,6 @@ fn longrope_is_read_for_the_trained_length() {
 #[test]
 fn what_a_family_has_and_is_not_computed_is_refused() {
     assert!(refused("qwen3", "attention_bias", json!(true)).contains("`attention_bias`"));
-    assert!(refused("qwen3_moe", "mlp_only_layers", json!([0])).contains("`mlp_only_layers`"));
-    assert!(refused("qwen3_moe", "decoder_sparse_step", json!(2)).contains("`decoder_sparse_step` is 2"));
     assert!(refused("gemma3_text", "use_bidirectional_attention", json!(true)).contains("bidirectional"));
     assert!(refused("gemma2", "hidden_activation", json!("gelu")).contains("`hidden_activation` is gelu"));
-    let partial = json!({"rope_type": "default", "partial_rotary_factor": 0.75});
-    assert!(refused("phi3", "rope_parameters", partial).contains("`partial_rotary_factor` is 0.75"));
-    assert!(with("qwen3_moe", "mlp_only_layers", json!([])).is_ok());
 }

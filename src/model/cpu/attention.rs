@@ -103,6 +103,15 @@ impl<E: Element> CpuDecoder<E> {
         }
     }
 
+    /// Where the angles of some rows stand in their table.
+    pub(super) fn places(&self, visit: &Visit, rows: Range<usize>) -> Vec<usize> {
+        let length = self.config.short_length();
+        let is_long = if length < usize::MAX { visit.packed.longer_than(length) } else { Vec::new() };
+        let is_long = |segment: usize| is_long.get(segment).copied().unwrap_or(false);
+        let positions = positions(visit.packed, rows);
+        positions.map(|(segment, position)| visit.angles.place(position, is_long(segment))).collect()
+    }
+
     /// Norms and rotates heads, and puts queries, keys and values where attention reads them.
     fn split_heads(&self, visit: &Visit, rows: Range<usize>, space: &mut Workspace<E>) {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
@@ -113,15 +122,17 @@ impl<E: Element> CpuDecoder<E> {
         let queries = Shared::new(take(queries, count * heads * step));
         let keys = Shared::new(take(keys, tokens * kv_heads * step));
         let values = Shared::new(take(values, tokens * kv_heads * step));
-        let positions = positions(visit.packed, rows.clone());
+        let places = self.places(visit, rows.clone());
         let split = projected[..count * width].par_chunks_mut(width).enumerate().with_min_len(ROWS_A_TASK);
         split.for_each(|(row, projected)| {
-            let (cosines, sines) = visit.angles.at(positions[row]);
+            let (cosines, sines) = visit.angles.at(places[row]);
             let place = |head: &mut [f32], norm: Option<&Vec<f32>>, out: &mut [E]| {
                 if let Some(norm) = norm {
                     rows::rms_norm_in_place(self.kernels.isa, head, norm, self.config.rms_norm_eps);
                 }
                 rows::rotate(self.kernels.isa, head, cosines, sines, out);
+                let rotated = 2 * cosines.len();
+                rows::round(self.kernels.isa, &head[rotated..], &mut out[rotated..]); // nothing, but of Phi-4-mini's
             };
             let norms = visit.layer.head_norms.as_ref();
             for (index, head) in projected.chunks_exact_mut(head_dim).enumerate() {
@@ -293,14 +304,12 @@ pub(super) fn segment_rows(packed: &Packed, segment: usize) -> Range<usize> {
     segment.start..segment.start + segment.len
 }
 
-/// Positions of some rows in their sequences.
-pub(super) fn positions(packed: &Packed, rows: Range<usize>) -> Vec<usize> {
-    let pieces = pieces(packed, rows);
-    let positions = pieces.iter().flat_map(|piece| {
-        let first = packed.segments[piece.segment].position;
-        piece.queries.clone().map(move |query| first + query)
-    });
-    positions.collect()
+/// Segments and positions of some rows in their sequences.
+fn positions(packed: &Packed, rows: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+    pieces(packed, rows).into_iter().flat_map(|Piece { segment, queries }| {
+        let first = packed.segments[segment].position;
+        queries.map(move |query| (segment, first + query))
+    })
 }
 
 /// The parts of segments that lie in `rows`.
@@ -356,7 +365,7 @@ mod tests {
         let cut: Vec<_> = found.iter().map(|piece| (piece.segment, piece.queries.clone())).collect();
         assert_eq!(cut, [(0, 598..600), (1, 0..5), (2, 0..7), (3, 0..1)]);
         let expected: Vec<usize> = (598..612).chain([600]).collect();
-        assert_eq!(positions(&packed, 598..613), expected);
+        assert_eq!(positions(&packed, 598..613).map(|(_, position)| position).collect::<Vec<_>>(), expected);
         let items = items(pieces(&packed, 0..617));
         let queries = items.iter().flatten().map(|piece| piece.queries.len()).sum::<usize>();
         assert_eq!((queries, items.len()), (617, 2));

@@ -57,15 +57,16 @@ impl<E: Element> CpuDecoder<E> {
         if visit.places.end <= FIRST {
             return;
         }
-        let chunk = chunk.filter(|_| self.config.mixture.is_some()); // a dense one is never cut itself
+        let mixture = self.config.mixture_of(visit.index);
+        let chunk = chunk.filter(|_| mixture.is_some()); // a dense one is never cut itself
         let mut input = space.take_input(chunk);
         if visit.places.contains(&FIRST) {
             self.norm_rows(states, &visit.layer.feed_forward_norm, take(&mut input.normed, states.len()));
-            input.routed = self.config.mixture.map_or(Vec::new(), |mixture| self.route(visit, mixture, states, space));
+            input.routed = mixture.map_or(Vec::new(), |mixture| self.route(visit, mixture, states, space));
         }
         let mut update = std::mem::take(&mut space.update);
         let norm = visit.layer.output_norms.as_ref().map(|[_, norm]| &norm[..]);
-        self.add_update(states, norm, &mut update, |out| match self.config.mixture {
+        self.add_update(states, norm, &mut update, |out| match mixture {
             None => self.dense(visit, &input.normed, out, space),
             Some(_) => self.mixture(visit, &input, out, space),
         });
@@ -79,8 +80,8 @@ impl<E: Element> CpuDecoder<E> {
         let x = Rows { numbers: &normed[..out.len()], step: self.width() };
         let [inputs, output] = &visit.layer.pairs.experts[0];
         let weights = [DENSE.w1, DENSE.w3].map(|place| visit.weights.matrix(place));
-        self.gate().fill((x, count, visit.spans), inputs, weights, low, gated);
-        let gated = self.gated(gated, count);
+        self.gate(visit).fill((x, count, visit.spans), inputs, weights, low, gated);
+        let gated = self.gated(visit, gated, count);
         let low = output.project(&self.kernels, gated, count, visit.spans, low);
         let terms = output.terms(0, gated, visit.weights.matrix(DENSE.w2), low);
         add_to(&self.kernels, count, &terms, out, self.width());
@@ -103,8 +104,8 @@ impl<E: Element> CpuDecoder<E> {
             let [inputs, output] = &visit.layer.pairs.experts[expert];
             let weights = [places.w1, places.w3].map(|place| visit.weights.matrix(place));
             let spans = spans_of(visit.spans, &chosen.rows);
-            self.gate().fill((x, count, &spans), inputs, weights, low, gated);
-            let gated = self.gated(gated, count);
+            self.gate(visit).fill((x, count, &spans), inputs, weights, low, gated);
+            let gated = self.gated(visit, gated, count);
             let low = output.project(&self.kernels, gated, count, &spans, low);
             let terms = output.terms(0, gated, visit.weights.matrix(places.w2), low);
             self.scatter(&terms, chosen, out);
@@ -125,12 +126,13 @@ impl<E: Element> CpuDecoder<E> {
         });
     }
 
-    fn gate(&self) -> Gate<'_, E> {
-        Gate { kernels: &self.kernels, activation: self.config.activation, inner: self.config.intermediate_size }
+    fn gate(&self, visit: &Visit) -> Gate<'_, E> {
+        let inner = self.config.feed_forward_width(visit.index);
+        Gate { kernels: &self.kernels, activation: self.config.activation, inner }
     }
 
-    fn gated<'a>(&self, gated: &'a [E], count: usize) -> Rows<'a, E> {
-        let inner = self.config.intermediate_size;
+    fn gated<'a>(&self, visit: &Visit, gated: &'a [E], count: usize) -> Rows<'a, E> {
+        let inner = self.config.feed_forward_width(visit.index);
         Rows { numbers: &gated[..count * inner], step: inner }
     }
 

@@ -43,8 +43,8 @@ pub struct Pairs {
 
 impl Pairs {
     /// A layer without an adapter.
-    pub fn none(config: &ModelConfig) -> Pairs {
-        let experts = config.mixture.map_or(1, |mixture| mixture.experts);
+    pub fn none(config: &ModelConfig, layer: usize) -> Pairs {
+        let experts = config.mixture_of(layer).map_or(1, |mixture| mixture.experts);
         Pairs { experts: (0..experts).map(|_| Default::default()).collect(), ..Pairs::default() }
     }
 

@@ -1,5 +1,7 @@
 //! A decoder from a checkpoint: small tensors are read now, matrices are looked up when a layer is visited.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use half::f16;
 
@@ -63,7 +65,9 @@ impl<E: Element> CpuDecoder<E> {
 
     /// A decoder whose layers are in memory, or mapped: then they may be streamed.
     fn open(checkpoint: Checkpoint, config: &ModelConfig, options: &LoadOptions) -> Result<(CpuDecoder<E>, bool)> {
-        let widths = [config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim];
+        let widths = [config.hidden_size, config.num_attention_heads * config.head_dim];
+        let inner = (0..config.num_hidden_layers).map(|layer| config.feed_forward_width(layer));
+        let widths: BTreeSet<usize> = inner.chain(widths).collect();
         ensure!(
             widths.iter().all(|width| width.is_multiple_of(E::GROUP)),
             "products in bf16 need even widths, and this model has {widths:?}; run it with `--dtype f32`"
@@ -161,7 +165,7 @@ impl Reader<'_> {
             output_norms: config.sandwich_norms.then(|| two(output_norms, hidden)).transpose()?,
             head_norms: config.head_norms.then(|| two(head_norms, config.head_dim)).transpose()?,
             biases: config.attention_bias.then(|| self.biases(index)).transpose()?,
-            pairs: Pairs::none(config),
+            pairs: Pairs::none(config, index),
         })
     }
 

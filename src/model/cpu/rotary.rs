@@ -16,16 +16,19 @@ pub struct Rotary {
 
 struct Table {
     rope: Rope,
-    inverse_frequencies: Vec<f32>, // (head_dim / 2)
+    inverse_frequencies: Vec<f32>, // (rotary_dim / 2)
+    /// Of sequences beyond the trained length, where theirs are others.
+    long: Option<Vec<f32>>, // (rotary_dim / 2)
     angles: Mutex<Arc<Angles>>,
 }
 
-/// Cosines and sines of positions 0, 1, 2, ...
+/// Cosines and sines of positions 0, 1, 2, ..., and where long sequences have their own, of these once more.
 #[derive(Default)]
 pub struct Angles {
-    cosines: Vec<f32>, // (positions, half)
-    sines: Vec<f32>,   // (positions, half)
+    cosines: Vec<f32>, // (positions, half), once or twice
+    sines: Vec<f32>,   // (positions, half), once or twice
     half: usize,
+    positions: usize,
 }
 
 impl Rotary {
@@ -36,8 +39,10 @@ impl Rotary {
             let known = rotary.tables.iter().position(|table| table.rope == rope);
             rotary.of_layer.push(known.unwrap_or(rotary.tables.len()));
             if known.is_none() {
-                let inverse_frequencies = rope.inverse_frequencies(config.head_dim);
-                rotary.tables.push(Table { rope, inverse_frequencies, angles: Mutex::default() });
+                let inverse_frequencies = |is_long| rope.inverse_frequencies(config.rotary_dim, is_long);
+                let long = (config.short_length() < usize::MAX).then(|| inverse_frequencies(true));
+                let inverse_frequencies = inverse_frequencies(false);
+                rotary.tables.push(Table { rope, inverse_frequencies, long, angles: Mutex::default() });
             }
         }
         rotary
@@ -47,7 +52,7 @@ impl Rotary {
     pub fn angles(&self, layer: usize, positions: usize) -> Arc<Angles> {
         let table = &self.tables[self.of_layer[layer]];
         let mut angles = table.angles.lock().expect("making angles does not panic");
-        if angles.positions() < positions {
+        if angles.positions < positions {
             *angles = Arc::new(table.make(positions.next_power_of_two()));
         }
         angles.clone()
@@ -56,22 +61,25 @@ impl Rotary {
 
 impl Table {
     fn make(&self, positions: usize) -> Angles {
-        let half = self.inverse_frequencies.len();
         let amplitude = self.rope.amplitude();
-        let angle = |index: usize| (index / half) as f32 * self.inverse_frequencies[index % half];
-        let table = |function: fn(f32) -> f32| (0..positions * half).map(|i| function(angle(i)) * amplitude).collect();
-        Angles { cosines: table(f32::cos), sines: table(f32::sin), half }
+        let angles: Vec<f32> = std::iter::once(&self.inverse_frequencies)
+            .chain(&self.long)
+            .flat_map(|of| (0..positions).flat_map(|position| of.iter().map(move |of| position as f32 * of)))
+            .collect();
+        let table = |function: fn(f32) -> f32| angles.iter().map(|&angle| function(angle) * amplitude).collect();
+        Angles { cosines: table(f32::cos), sines: table(f32::sin), half: self.inverse_frequencies.len(), positions }
     }
 }
 
 impl Angles {
-    fn positions(&self) -> usize {
-        self.cosines.len().checked_div(self.half).unwrap_or(0)
+    /// Where the angles of a position stand.
+    pub fn place(&self, position: usize, is_long: bool) -> usize {
+        if is_long { self.positions + position } else { position }
     }
 
-    /// Cosines and sines of a position, (half) each.
-    pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
-        let range = position * self.half..(position + 1) * self.half;
+    /// Cosines and sines at a place, (half) each.
+    pub fn at(&self, place: usize) -> (&[f32], &[f32]) {
+        let range = place * self.half..(place + 1) * self.half;
         (&self.cosines[range.clone()], &self.sines[range])
     }
 }

@@ -83,7 +83,7 @@ fn vocabulary(metadata: &Metadata) -> Result<usize> {
     Ok(embedding.shape[0])
 }
 
-/// The size of a head; all of it must be rotated.
+/// The size of a head; all of it must be rotated but in Phi-3.
 fn head_dim(metadata: &Metadata, heads: usize) -> Result<usize> {
     let hidden = metadata.required_count("embedding_length")?;
     let rotated = metadata.count("rope.dimension_count")?;
@@ -96,7 +96,11 @@ fn head_dim(metadata: &Metadata, heads: usize) -> Result<usize> {
     };
     let key_length = key_length.unwrap_or(hidden / heads.max(1));
     let rotated = rotated.unwrap_or(key_length);
-    ensure!(key_length == rotated, "only {rotated} of {key_length} dimensions of a head are rotated; all must be");
+    let may_rotate_in_part = metadata.family == Family::Phi3;
+    ensure!(
+        key_length == rotated || may_rotate_in_part,
+        "only {rotated} of {key_length} dimensions of a head are rotated; all must be"
+    );
     Ok(key_length)
 }
 
@@ -174,7 +178,10 @@ fn query_scalar(metadata: &Metadata, layers_of_the_largest: usize) -> Result<usi
 
 fn phi3(metadata: &Metadata) -> Result<Value> {
     let window = metadata.count("attention.sliding_window")?.filter(|&window| window > 0);
+    let head_dim = head_dim(metadata, metadata.required_count("attention.head_count")?)?;
+    let rotated = metadata.count("rope.dimension_count")?.unwrap_or(head_dim);
     Ok(json!({
+        "partial_rotary_factor": rotated as f64 / head_dim as f64,
         "model_type": "phi3",
         "architectures": ["Phi3ForCausalLM"],
         "sliding_window": window,

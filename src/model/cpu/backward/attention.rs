@@ -8,7 +8,7 @@ use crate::kernel::attention::backward::{BackwardScratch, Keys, Marks, Panels, k
 use crate::kernel::product::{Rows, Term, padded};
 use crate::kernel::{Element, Pool, Shared, backward, rows};
 use crate::model::cpu::CpuDecoder;
-use crate::model::cpu::attention::{OUTPUT, positions, segment_rows};
+use crate::model::cpu::attention::{OUTPUT, segment_rows};
 use crate::model::cpu::layer::{ROWS_A_TASK, Visit};
 use crate::model::cpu::linear::Low;
 use crate::model::cpu::workspace::{Workspace, take};
@@ -180,14 +180,14 @@ impl<E: Element> CpuDecoder<E> {
         if visit.layer.head_norms.is_some() {
             self.project(visit, count, space); // heads were normed in place
         }
-        let positions = positions(visit.packed, 0..count);
+        let places = self.places(visit, 0..count);
         let width = (heads + 2 * kv_heads) * head_dim;
         for (which, first, of) in [(0, 0, heads), (1, heads, kv_heads), (2, heads + kv_heads, kv_heads)] {
             let found = &mut scratch.found[which][..count * of * head_dim];
             let norm = visit.layer.head_norms.as_ref().and_then(|norms| norms.get(which));
             let rows_of = found.par_chunks_mut(of * head_dim).enumerate().with_min_len(ROWS_A_TASK);
             rows_of.for_each(|(row, found)| {
-                let (cosines, sines) = visit.angles.at(positions[row]);
+                let (cosines, sines) = visit.angles.at(places[row]);
                 for (index, head) in found.chunks_exact_mut(head_dim).enumerate() {
                     if which < 2 {
                         backward::rotate(self.kernels.isa, head, cosines, sines);

@@ -73,7 +73,7 @@ impl<E: Element> CpuDecoder<E> {
         self.outward(visit, middle, gradient, space, scratch);
         self.norm_rows(middle, &visit.layer.feed_forward_norm, take(&mut space.normed, middle.len()));
         take(&mut scratch.of_normed, middle.len()).fill(0.0);
-        match self.config.mixture {
+        match self.config.mixture_of(visit.index) {
             None => self.dense_back(visit, space, scratch, sums),
             Some(mixture) => {
                 let routed = self.route(visit, mixture, middle, space);
@@ -113,7 +113,7 @@ impl<E: Element> CpuDecoder<E> {
         let mut returned = vec![0.0; middle.len()];
         let mut input = space.take_input(None);
         self.norm_rows(middle, &visit.layer.feed_forward_norm, take(&mut input.normed, middle.len()));
-        match self.config.mixture {
+        match self.config.mixture_of(visit.index) {
             None => self.dense(visit, &input.normed, &mut returned, space),
             Some(mixture) => {
                 input.routed = self.route(visit, mixture, middle, space);
@@ -189,7 +189,7 @@ impl<E: Element> CpuDecoder<E> {
         sums: &mut [Option<PairGradient>],
     ) -> Vec<f32> {
         let Through { rows, weights, spans } = through;
-        let (count, inner) = (rows.len(), self.config.intermediate_size);
+        let (count, inner) = (rows.len(), self.config.feed_forward_width(visit.index));
         let w2 = visit.weights.matrix(places.w2);
         let u = inputs.project(&self.kernels, x, count, spans, &mut work.low[0]);
         for (place, weight, out) in [(0, places.w1, &mut work.gate), (1, places.w3, &mut work.up)] {
@@ -270,7 +270,7 @@ impl<E: Element> CpuDecoder<E> {
         of_normed: &mut [f32],
         sums: &mut [Option<PairGradient>],
     ) {
-        let (inner, width) = (self.config.intermediate_size, self.width());
+        let (inner, width) = (self.config.feed_forward_width(visit.index), self.width());
         let count = rows_of.len();
         let g = [&work.of_gate, &work.of_up].map(|of| Rows { numbers: &of[..count * inner], step: inner });
         let weights = [places.w1, places.w3].map(|place| visit.weights.matrix(place));

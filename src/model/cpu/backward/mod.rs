@@ -142,7 +142,7 @@ impl<E: Element> CpuDecoder<E> {
             let visit = self.visit_with(layer, &visited, portion)?;
             self.attention(&visit, 0..portion.packed.len(), states, &mut Pasts::None, space);
             self.feed_forward(&visit, None, states, space);
-            self.count(portion, &space.logits, balances);
+            self.count(layer, portion, &space.logits, balances);
         }
         Ok(())
     }
@@ -160,8 +160,8 @@ impl<E: Element> CpuDecoder<E> {
     }
 
     /// Counts where a layer's router sent the tokens.
-    fn count(&self, portion: &Portion, logits: &[f32], balances: &mut [Balance]) {
-        let Some(mixture) = self.config.mixture else { return };
+    fn count(&self, layer: usize, portion: &Portion, logits: &[f32], balances: &mut [Balance]) {
+        let Some(mixture) = self.config.mixture_of(layer) else { return };
         for (span, balance) in portion.spans.iter().zip(balances) {
             let rows = logits[span.rows.start * mixture.experts..span.rows.end * mixture.experts]
                 .chunks_exact(mixture.experts);
