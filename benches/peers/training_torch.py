@@ -62,8 +62,13 @@ def load(asked):
 
 def quantized(model):
     """(linears in 4 bits, numbers of the layers that are not)"""
-    four_bits = sum("4bit" in type(module).__name__.lower() for module in model.modules() if "lora" not in type(module).__module__)
-    plain = sum(p.numel() for name, p in model.named_parameters() if p.dim() > 1 and p.is_floating_point() and "layers" in name and "lora_" not in name)
+    modules = [module for module in model.modules() if not type(module).__module__.startswith("peft.")]
+    four_bits = sum(type(module).__name__ == "Linear4bit" for module in modules)
+    plain = sum(
+        numbers.numel()
+        for name, numbers in model.named_parameters()
+        if "layers" in name and "lora_" not in name and numbers.dim() > 1 and numbers.is_floating_point()
+    )
     return four_bits, plain
 
 
@@ -77,17 +82,23 @@ class Steps:
         self.ids = torch.tensor(random_ids.sequences(asked.sequences, asked.tokens, model.config.vocab_size))
 
     def step(self):
-        """One update; the mean cross-entropy before it, with the load-balancing loss as the model adds it."""
+        """One update; the mean cross-entropy before it. What is learnt has the load-balancing loss in it too."""
         parts = self.ids.split(self.batch)
         total = 0.0
         for part in parts:
-            loss = self.model(input_ids=part, labels=part).loss / len(parts)
-            loss.backward()
-            total += loss.item()
+            out = self.model(input_ids=part, labels=part)
+            (out.loss / len(parts)).backward()
+            total += (out.loss.item() - self.balance(out)) / len(parts)
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total
+
+    def balance(self, out):
+        """The routers' share of a loss."""
+        if getattr(out, "aux_loss", None) is None:
+            return 0.0
+        return self.model.config.router_aux_loss_coef * out.aux_loss.item()
 
 
 def report(asked, steps):
