@@ -90,7 +90,7 @@ fn micro_batches(reference: &Reference) -> Vec<MicroBatch> {
     reference.order.iter().map(step).collect()
 }
 
-/// Far from the reference is what rounding does not explain.
+/// Further apart than `within` is more than rounding.
 fn check(step: usize, what: &str, found: f64, expected: f64, within: f64) {
     let apart = (found - expected).abs();
     assert!(apart <= within, "step {}: {what} {found:.6}, reference {expected:.6}", step + 1);
@@ -139,7 +139,7 @@ fn thirty_steps_lose_what_transformers_and_peft_lose() {
 
         println!("{:2} {:.6} {:.6} {:.6} {:.6}", step + 1, loss.total, expected.loss, norm, expected.grad_norm);
         check(step, "loss", loss.total, expected.loss, 1e-3);
-        check(step, "router loss", loss.router_aux.unwrap(), expected.router_aux, 1e-2);
+        check(step, "router loss", loss.router_aux.unwrap(), expected.router_aux, 1e-3);
         check(step, "gradient norm", norm, expected.grad_norm, 0.02 * expected.grad_norm);
         furthest = furthest.max((loss.total - expected.loss).abs());
     }
