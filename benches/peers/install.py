@@ -1,6 +1,7 @@
 """Installs each peer from PyPI, in an environment of its own.
 
 lm-eval: today's harness with transformers and torch. llama-cpp: llama-cpp-python, built for this processor.
+peft, peft-v4: the trainer, with today's transformers and with the last in which a mixture's experts are linears.
 lm-eval-v1: what the leaderboard's harness of June 2023 imports, where LMEVAL_V1 names a checkout of it (commit
 b281b0921b636bc36ad05c0b0b0763bd6dd43463 of EleutherAI's lm-evaluation-harness); the checkout itself is used in place."""
 
@@ -12,7 +13,7 @@ import venv
 
 import places
 
-PEERS = ["lm-eval", "llama-cpp", "lm-eval-v1"]
+PEERS = ["lm-eval", "llama-cpp", "peft", "peft-v4", "lm-eval-v1"]
 
 
 def install(peers, name):

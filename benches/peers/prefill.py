@@ -6,25 +6,15 @@ without loading; memory is the whole process's. The best token after each sequen
 
 import itertools
 import json
-import subprocess
 
 import measure
 import places
 import table
+import tries
 
 PART = "prefill"
 CASES = {"8 x 512": (8, 512), "1 x 2048": (1, 2048)}
 TORCH_DTYPES = {"bfloat16": "bf16", "float32": "f32"}
-
-
-def bench_binary():
-    """The executable of fireval's own bench, built if need be."""
-    build = ["cargo", "bench", "--locked", "--bench", "prefill", "--no-run", "--message-format=json"]
-    built = subprocess.run(build, cwd=places.REPOSITORY, capture_output=True, text=True)
-    if built.returncode != 0:
-        raise measure.Failed(f"cargo bench --bench prefill: {built.stderr.strip().splitlines()[0]}")
-    messages = [json.loads(line) for line in built.stdout.splitlines() if line.startswith("{")]
-    return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "prefill")
 
 
 class Pass:
@@ -111,26 +101,11 @@ class Case:
         )  # fmt: skip
 
 
-def tried(call, settings):
-    """(seconds, setting) of each setting with one counted pass, the fastest first; those that fail are left out."""
-    seconds, failed = [], []
-    for setting in settings:
-        try:
-            seconds.append((call(*setting, repeats=1).seconds, setting))
-        except measure.Failed as error:
-            failed.append(f"{setting}: {error}")
-    if not seconds:
-        raise measure.Failed(failed[0])
-    seconds.sort(key=lambda one: one[0])
-    print("\n".join([f"  {one:8.3f} s  {setting}" for one, setting in seconds] + failed), flush=True)
-    return seconds
-
-
 def tried_llama(case, kinds):
     """All settings on the first type, the best of them on the others."""
-    first = tried(case.llama, case.llama_settings(kinds[0]))
+    first = tries.tried(case.llama, case.llama_settings(kinds[0]))
     others = [(kind, *first[0][1][1:]) for kind in kinds[1:]]
-    return sorted(first + (tried(case.llama, others) if others else []), key=lambda one: one[0])
+    return sorted(first + (tries.tried(case.llama, others) if others else []), key=lambda one: one[0])
 
 
 def said_torch(dtype, batch, compiled, kept, experts):
@@ -145,13 +120,12 @@ def said_llama(kind, batch, ubatch, flash):
 def against(case, program, call, said, seconds, binary):
     """A peer at the best setting of `seconds`, in turn with fireval where its bench is there, else alone."""
     best = seconds[0][1]
-    others = "; ".join(f"{said(*setting)}: {one:.2f} s" for one, setting in seconds[1:4])
     if isinstance(binary, str):
         theirs, ours = measure.in_turn(case.place.pairs, lambda: call(*best), lambda: case.fireval(binary))
     else:
         theirs, ours = [call(*best) for _ in range(case.place.pairs)], None
     peer = case.side(program, said(*best), theirs)
-    peer.note = f"next best of {len(seconds)}: {others}" if others else ""
+    peer.note = tries.next_best(seconds, said)
     if ours is None:
         return [peer.line(PART, case.name)]
     return table.pair_lines(PART, case.name, peer, case.side("fireval", "bf16", ours))
@@ -163,7 +137,7 @@ def case_lines(case, binary, kinds):
     except measure.Failed as error:
         yield table.not_run(PART, case.name, "torch f32 as the reference", error)
     contests = [
-        (f"transformers {short}", case.torch, said_torch, lambda dtype=dtype: tried(case.torch, case.torch_settings(dtype)))
+        (f"transformers {short}", case.torch, said_torch, lambda dtype=dtype: tries.tried(case.torch, case.torch_settings(dtype)))
         for dtype, short in TORCH_DTYPES.items()
     ]
     contests.append(("llama.cpp", case.llama, said_llama, lambda: tried_llama(case, kinds)))
@@ -178,7 +152,7 @@ def case_lines(case, binary, kinds):
 
 def lines(place, asked):
     try:
-        binary = bench_binary()
+        binary = tries.bench_binary("prefill")
     except measure.Failed as error:
         binary = error  # the reason, for the table
     for model, shape in itertools.product(asked.models.split(","), CASES):

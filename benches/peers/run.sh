@@ -3,14 +3,15 @@
 #
 #   bash benches/peers/run.sh [--only PART[,PART]] [flags of all parts: --peers, --data, --out, --threads, --pairs, ...]
 #
-# Parts: prefill, six_tasks, multiple_choice, generation, growth. `python3 benches/peers/PART.py --help` has the flags of one.
+# Parts: prefill, training, six_tasks, multiple_choice, generation, growth. `python3 benches/peers/PART.py --help` has the
+# flags of one.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 
-parts="prefill,six_tasks,multiple_choice,generation,growth"
+parts="prefill,training,six_tasks,multiple_choice,generation,growth"
 case "${1:-}" in
   -h | --help)
-    sed -n '2,6p' "$0" | sed 's/^# \{0,1\}//'
+    sed -n '2,7p' "$0" | sed 's/^# \{0,1\}//'
     exit 0
     ;;
   --only)
