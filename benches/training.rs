@@ -25,6 +25,7 @@
 mod peak;
 mod shapes;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -91,8 +92,14 @@ struct Flags {
 }
 
 /// As the rehearsal recipe has them.
-const OPTIMIZER: Settings =
-    Settings { learning_rate: 5e-4, betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: Some(1.0) };
+const OPTIMIZER: Settings = Settings {
+    learning_rate: 5e-4,
+    betas: [0.9, 0.999],
+    epsilon: 1e-8,
+    weight_decay: 0.0,
+    lora_plus_ratio: 1.0,
+    max_grad_norm: Some(1.0),
+};
 const ROUTER_AUX_LOSS_COEF: f64 = 0.02;
 
 fn main() -> Result<()> {
@@ -142,16 +149,20 @@ impl Step {
         );
         let checkpoint = Checkpoint::open(path)?;
         let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
-        let targets: Vec<Target> =
-            names::linears(&config, 0).iter().map(|linear| Target::of(&linear.module)).collect::<Result<_>>()?;
-        let lora = Lora { rank: flags.rank, alpha: flags.rank as f64, dropout: 0.0, targets };
+        let targets: BTreeSet<&str> = names::linears(&config, 0)
+            .iter()
+            .map(|linear| Ok(Target::of(&linear.module)?.name()))
+            .collect::<Result<_>>()?;
+        let lora = serde_json::json!({"rank": flags.rank, "alpha": flags.rank, "targets": targets});
+        let lora: Lora = serde_json::from_value(lora)?;
         let adapter = initial::adapter(&config, &lora, 42)?;
         let held = Held { dtype: flags.dtype, nf4: flags.nf4 };
         let memory = flags.memory.unwrap_or(Memory(u64::MAX));
         let largest = flags.sequences / flags.micro_batches * flags.tokens;
         let mut decoder = home::trainable(flags.decoder, checkpoint, &config, held, memory, largest)?;
         decoder.adapt(&adapter)?;
-        let options = LossOptions { router_aux_loss_coef: ROUTER_AUX_LOSS_COEF, recompute: true, dropout: 0.0 };
+        let options =
+            LossOptions { router_aux_loss_coef: ROUTER_AUX_LOSS_COEF, recompute: true, ..LossOptions::default() };
         let batches = micro_batches(flags, config.vocab_size as u32);
         Ok(Step { decoder, optimizer: AdamW::new(OPTIMIZER, &adapter), adapter, batches, options, config })
     }

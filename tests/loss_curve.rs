@@ -7,7 +7,6 @@
 use std::path::{Path, PathBuf};
 
 use fireval::memory::Memory;
-use fireval::model::adapter::target::Target;
 use fireval::model::config::ModelConfig;
 use fireval::model::home::{self, Held, Home};
 use fireval::model::training::{Gradients, LossOptions, MicroBatch};
@@ -108,13 +107,15 @@ fn thirty_steps_lose_what_transformers_and_peft_lose() {
     let (checkpoint, config) = mixture(&model, &folder.path().join("mixture"), &reference.settings.upcycle);
 
     let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate", "w1", "w2", "w3"];
-    let targets: Vec<Target> = targets.iter().map(|name| name.parse().unwrap()).collect();
-    let mut adapter = initial::adapter(&config, &Lora { rank, alpha, dropout: 0.0, targets }, seed).unwrap();
+    let lora = serde_json::json!({"rank": rank, "alpha": alpha, "targets": targets});
+    let lora: Lora = serde_json::from_value(lora).unwrap();
+    let mut adapter = initial::adapter(&config, &lora, seed).unwrap();
     let settings = Settings {
         learning_rate: reference.settings.learning_rate,
         betas: [0.9, 0.999],
         epsilon: 1e-8,
         weight_decay: 0.0,
+        lora_plus_ratio: 1.0,
         max_grad_norm: Some(reference.settings.max_grad_norm),
     };
     let mut optimizer = AdamW::new(settings, &adapter);
@@ -123,7 +124,7 @@ fn thirty_steps_lose_what_transformers_and_peft_lose() {
     let mut decoder = home::trainable(Home::Cpu, checkpoint, &config, held, Memory(u64::MAX), 0).unwrap();
     decoder.adapt(&adapter).unwrap();
     let coefficient = reference.settings.router_aux_loss_coef;
-    let options = LossOptions { router_aux_loss_coef: coefficient, recompute: true, dropout: 0.0 };
+    let options = LossOptions { router_aux_loss_coef: coefficient, recompute: true, ..LossOptions::default() };
 
     let batches = micro_batches(&reference);
     assert_eq!((batches.len(), reference.curve.len()), (30, 30));
