@@ -123,7 +123,7 @@ fn filter_refuses_what_it_cannot_do() {
     let failed = |args: &[&str]| place.run(&[&["dialogues", "filter", "in.jsonl"], args].concat()).failed();
     assert!(failed(&["--output", "in.jsonl"]).contains("one of the files that are read"));
     assert!(failed(&["--output", "out.parquet"]).contains("a .jsonl file"));
-    assert!(failed(&["--output", "no/out.jsonl", "--without", "contamination"]).contains("no/out.jsonl"));
+    assert!(failed(&["--output", "in.jsonl/out.jsonl", "--without", "contamination"]).contains("in.jsonl/out.jsonl"));
     assert!(failed(&["--output", "out.jsonl", "--data", "none"]).contains("--without contamination"));
     assert!(failed(&["--output", "out.jsonl", "--language", "english"]).contains("unknown language"));
     assert!(failed(&["--output", "out.jsonl", "--similarity", "2"]).contains("a share from 0 to 1"));

@@ -5,7 +5,7 @@
 mod binary;
 mod tiny;
 
-use binary::Workplace;
+use binary::{Workplace, peak};
 use fireval::weights::writer::Dtype;
 use serde_json::json;
 
@@ -24,17 +24,6 @@ text = "{question}"
 choices_field = "options"
 gold = { index = "answer" }
 "#;
-
-/// Bytes of the largest child so far.
-fn peak() -> u64 {
-    // SAFETY: the kernel fills a plain struct of numbers, whose zeros are valid too.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage), 0);
-        usage
-    };
-    usage.ru_maxrss as u64 * 1024
-}
 
 #[test]
 fn the_budget_is_kept_and_decides_how_much_is_done_at_once() {

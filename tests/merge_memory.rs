@@ -5,24 +5,13 @@
 mod binary;
 mod tiny;
 
-use binary::Workplace;
+use binary::{Workplace, peak};
 use fireval::model::adapter::peft;
 use fireval::model::config::ModelConfig;
 use fireval::train::initial;
 use fireval::train::recipe::Lora;
 use fireval::weights::writer::Dtype;
 use serde_json::json;
-
-/// Bytes of the largest child so far.
-fn peak() -> u64 {
-    // SAFETY: the kernel fills a plain struct of numbers, whose zeros are valid too.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage), 0);
-        usage
-    };
-    usage.ru_maxrss as u64 * 1024
-}
 
 const WIDTH: usize = 512;
 const WIDE: usize = 8192;

@@ -7,7 +7,7 @@ mod tiny;
 
 use std::path::Path;
 
-use binary::Workplace;
+use binary::{Workplace, peak};
 use fireval::weights::writer::Dtype;
 use serde_json::json;
 
@@ -38,17 +38,6 @@ kind = "linear"
 dialogues = 4
 accumulation = 16
 "#;
-
-/// Bytes of the largest child so far.
-fn peak() -> u64 {
-    // SAFETY: the kernel fills a plain struct of numbers, whose zeros are valid too.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage), 0);
-        usage
-    };
-    usage.ru_maxrss as u64 * 1024
-}
 
 #[test]
 fn the_budget_is_kept_and_no_number_depends_on_it() {

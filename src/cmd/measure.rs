@@ -113,6 +113,14 @@ impl MeasureFlags {
         MeasureFlags { suite: None, tasks, limit, source, chat_template, dtype: None, quantization: None, run }
     }
 
+    /// With at most `limit` documents of each task where neither tasks nor a limit are asked for.
+    pub fn quick(mut self, limit: usize) -> MeasureFlags {
+        if self.suite.is_none() && self.tasks.is_none() {
+            self.limit = self.limit.or(Some(limit));
+        }
+        self
+    }
+
     /// Reads the flags and the project file's defaults.
     pub fn measurement<'a>(&self, place: &'a Workplace) -> Result<Measurement<'a>> {
         let settings = &place.project.eval;

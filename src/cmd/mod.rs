@@ -16,6 +16,7 @@ mod merge;
 mod output;
 mod prompts;
 mod quantize;
+mod recipe;
 mod runs;
 mod show;
 mod tasks;
@@ -53,6 +54,7 @@ enum Command {
     Export(export::Args),
     Flips(flips::Args),
     Finetune(finetune::Args),
+    Recipe(recipe::Args),
     Dialogues(dialogues::Args),
     Upcycle(upcycle::Args),
     Merge(merge::Args),
@@ -109,6 +111,7 @@ fn run(cli: Cli) -> Result<Verdict> {
         Command::Export(args) => export::run(&place, args),
         Command::Flips(args) => flips::run(&place, args),
         Command::Finetune(args) => finetune::run(&place, args),
+        Command::Recipe(args) => recipe::run(&place, args),
         Command::Dialogues(args) => dialogues::run(&place, args),
         Command::Upcycle(args) => upcycle::run(&place, args),
         Command::Merge(args) => merge::run(&place, args),

@@ -6,6 +6,18 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+/// Bytes of the largest child so far.
+#[cfg(target_os = "linux")]
+pub fn peak() -> u64 {
+    // SAFETY: the kernel fills a plain struct of numbers, whose zeros are valid too.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage), 0);
+        usage
+    };
+    usage.ru_maxrss as u64 * 1024
+}
+
 /// A folder that commands run in, away from the user's caches.
 pub struct Workplace {
     folder: tempfile::TempDir,

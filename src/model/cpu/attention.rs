@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::layer::{ROWS_A_TASK, Visit};
+use super::layer::Visit;
 use super::linear::add_to;
-use super::workspace::{Workspace, take};
+use super::workspace::{ROWS_A_TASK, Workspace, take};
 use super::{CpuDecoder, Past};
 use crate::kernel::attention::{KeyValues, Queries, Scratch, Sight, attend};
 use crate::kernel::product::{Block, Rows, padded};

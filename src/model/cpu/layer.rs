@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::linear::{LowRank, Span};
 use super::rotary::Angles;
 use super::weights::LayerWeights;
-use super::workspace::{Workspace, take};
+use super::workspace::{ROWS_A_TASK, Workspace, take};
 use super::{CpuDecoder, Hidden, Past};
 use crate::kernel::{Element, rows};
 use crate::model::adapter::LoraPair;
@@ -93,9 +93,6 @@ impl Visit<'_> {
         self.places.start == 0
     }
 }
-
-/// Rows that a thread takes at a time where a row is little work.
-pub(super) const ROWS_A_TASK: usize = 16;
 
 impl<E: Element> CpuDecoder<E> {
     /// Takes all tokens through layer `index`.

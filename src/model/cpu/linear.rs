@@ -8,8 +8,7 @@ use std::ops::Range;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::layer::ROWS_A_TASK;
-use super::workspace::take;
+use super::workspace::{Low, ROWS_A_TASK, take};
 use crate::kernel::product::{Block, Kernels, Rows, Term, padded};
 use crate::kernel::{Element, Matrix, Numbers, Shared, matrix, rows};
 use crate::model::adapter::LoraPair;
@@ -66,13 +65,6 @@ pub fn runs(spans: &[Span]) -> Vec<Range<usize>> {
         }
     }
     runs
-}
-
-/// Buffers of what pairs make of their input.
-#[derive(Default)]
-pub struct Low<E> {
-    u: Vec<E>,       // (rows, ranks)
-    dropped: Vec<E>, // (rows, inputs)
 }
 
 impl LowRank {

@@ -19,6 +19,7 @@ mod linear;
 mod load;
 mod past;
 mod rotary;
+mod routing;
 mod weights;
 mod workspace;
 

@@ -1,7 +1,9 @@
 //! Buffers that every layer uses again: nothing is allocated while tokens walk.
 
-use super::feed_forward::Routed;
-use super::linear::Low;
+use super::routing::Routed;
+
+/// Rows that a thread takes at a time where a row is little work.
+pub const ROWS_A_TASK: usize = 16;
 
 /// Buffers grow to the largest use and stay.
 #[derive(Default)]
@@ -54,6 +56,13 @@ impl<E: Default> Workspace<E> {
             None => self.normed = input.normed,
         }
     }
+}
+
+/// What LoRA pairs make of their input.
+#[derive(Default)]
+pub struct Low<E> {
+    pub u: Vec<E>,       // (rows, ranks)
+    pub dropped: Vec<E>, // (rows, inputs)
 }
 
 /// The first `count` numbers of a buffer, which grows if it must. What they hold is of an earlier use.

@@ -9,9 +9,8 @@ use crate::kernel::product::{Rows, Term, padded};
 use crate::kernel::{Element, Pool, Shared, backward, rows};
 use crate::model::cpu::CpuDecoder;
 use crate::model::cpu::attention::{OUTPUT, segment_rows};
-use crate::model::cpu::layer::{ROWS_A_TASK, Visit};
-use crate::model::cpu::linear::Low;
-use crate::model::cpu::workspace::{Workspace, take};
+use crate::model::cpu::layer::Visit;
+use crate::model::cpu::workspace::{Low, ROWS_A_TASK, Workspace, take};
 use crate::model::training::PairGradient;
 
 /// Linears of attention: q, k, v, o.

@@ -16,10 +16,11 @@ use crate::kernel::product::{Block, Rows, Term};
 use crate::kernel::{Element, Isa, Matrix, PANEL_WIDTH, Shared, rows};
 use crate::model::config::Activation;
 use crate::model::cpu::CpuDecoder;
-use crate::model::cpu::feed_forward::{DENSE, Places, Routed, places_of_expert};
-use crate::model::cpu::layer::{ROWS_A_TASK, Visit};
-use crate::model::cpu::linear::{Low, LowRank, Span, runs, spans_of, within};
-use crate::model::cpu::workspace::{Workspace, take};
+use crate::model::cpu::feed_forward::{DENSE, Places, places_of_expert};
+use crate::model::cpu::layer::Visit;
+use crate::model::cpu::linear::{LowRank, Span, runs, spans_of, within};
+use crate::model::cpu::routing::Routed;
+use crate::model::cpu::workspace::{Low, ROWS_A_TASK, Workspace, take};
 use crate::model::training::PairGradient;
 
 /// Buffers of one walk.

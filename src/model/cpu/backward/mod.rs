@@ -21,11 +21,11 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use super::CpuDecoder;
-use super::feed_forward::{choose, softmax};
-use super::layer::{ROWS_A_TASK, Visit};
+use super::layer::Visit;
 use super::linear::Span;
+use super::routing::{choose, softmax};
 use super::weights::Visited;
-use super::workspace::{Workspace, take};
+use super::workspace::{ROWS_A_TASK, Workspace, take};
 use crate::kernel::product::{Block, Term};
 use crate::kernel::{Element, Shared, backward, rows};
 use crate::model::adapter::Adapter;

@@ -6,10 +6,11 @@ use crate::kernel::Element;
 use crate::kernel::product::Rows;
 use crate::model::config::Mixture;
 use crate::model::cpu::CpuDecoder;
-use crate::model::cpu::feed_forward::{ROUTER, Routed, softmax};
+use crate::model::cpu::feed_forward::ROUTER;
 use crate::model::cpu::layer::Visit;
-use crate::model::cpu::linear::{Low, add_to};
-use crate::model::cpu::workspace::take;
+use crate::model::cpu::linear::add_to;
+use crate::model::cpu::routing::{Routed, softmax};
+use crate::model::cpu::workspace::{Low, take};
 use crate::model::training::PairGradient;
 
 /// Where the tokens went, and what is known of the gradient there.

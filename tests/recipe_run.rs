@@ -1,0 +1,121 @@
+//! `fireval recipe run`: from dialogues to a report, on a tiny model; called again it does nothing again.
+
+mod binary;
+mod tiny;
+
+use std::path::Path;
+
+use binary::Workplace;
+use fireval::digest::sha256_file;
+use fireval::weights::writer::Dtype;
+use serde_json::{Value, json};
+
+const TASK: &str = r#"name = "words"
+version = 1
+metric = "acc"
+shots = 0
+
+[data]
+folder = "words"
+evaluation = "test"
+
+[prompt]
+shape = "multiple-choice"
+text = "{question}"
+choices_field = "options"
+gold = { index = "answer" }
+"#;
+
+const RECIPE: &str = r#"
+model = "model"
+data = ["dialogues.jsonl"]
+output = "tuned"
+format = "chat-template"
+max_tokens = 64
+quantization = "none"
+dtype = "f32"
+steps = 4
+seed = 1
+[lora]
+rank = 4
+alpha = 8
+targets = ["q_proj", "v_proj"]
+[optimizer]
+learning_rate = 1e-2
+[schedule]
+kind = "linear"
+[batch]
+dialogues = 2
+[held_out]
+dialogues = 2
+"#;
+
+fn workshop() -> Workplace {
+    let place = Workplace::new();
+    let mut config = tiny::dense_config("llama");
+    config["vocab_size"] = json!(512);
+    std::fs::create_dir(place.path("model")).unwrap();
+    tiny::write_folder(&place.path("model"), &config, Dtype::F32);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dialogues/byte-level").join(name);
+        std::fs::copy(fixture, place.path("model").join(name)).unwrap();
+    }
+    let line = |index: usize| {
+        format!("{{\"conversation\": [{{\"human\": \"Say {index}.\", \"assistant\": \"{index} it is.\"}}]}}\n")
+    };
+    place.write("dialogues.jsonl", &(0..10).map(line).collect::<String>());
+    let row = |index: usize| {
+        format!("{{\"question\": \"Say {index}.\", \"options\": [\"a\", \"b\"], \"answer\": {}}}\n", index % 2)
+    };
+    place.write("data/words/test.jsonl", &(0..30).map(row).collect::<String>());
+    place.write("words.toml", TASK);
+    place.write("recipe.toml", RECIPE);
+    place
+}
+
+const RUN: [&str; 7] = ["recipe", "run", "recipe.toml", "--tasks", "words.toml", "--data", "data"];
+
+#[test]
+fn a_recipe_runs_to_its_report_and_once() {
+    let place = workshop();
+    let shown = place.run(&RUN).done();
+    assert!(shown.contains("4 steps") && shown.contains("words") && shown.contains("tuned"), "{shown}");
+    let manifest: Value = serde_json::from_str(&place.read("tuned/manifest.json")).unwrap();
+    for list in ["inputs", "outputs"] {
+        let files = manifest[list].as_array().unwrap();
+        assert_eq!(files.len(), if list == "inputs" { 2 } else { 5 }, "{manifest:#}");
+        for file in files {
+            let path = place.path(file["path"].as_str().unwrap());
+            assert_eq!(file["sha256"], sha256_file(&path).unwrap(), "{}", path.display());
+        }
+    }
+    assert!(manifest["tuned"]["adapter"].is_string() || manifest["tuned"]["adapter"].is_object(), "{manifest:#}");
+    assert_ne!(manifest["base"], manifest["tuned"]);
+    let report = place.read("tuned/report.md");
+    assert!(place.read("tuned/README.md").contains(report.trim()), "the card has the table");
+    assert!(place.read("tuned/report.csv").contains("tuned"));
+    let log = place.read("tuned/train_log.jsonl");
+    let again = place.run(&RUN).done();
+    assert_eq!(again, shown);
+    assert_eq!((place.read("tuned/train_log.jsonl"), place.read("tuned/report.md")), (log, report));
+}
+
+#[test]
+fn a_changed_recipe_is_refused_unless_told() {
+    let place = workshop();
+    place.run(&RUN).done();
+    place.write("recipe.toml", &RECIPE.replace("steps = 4", "steps = 6"));
+    let error = place.run(&RUN).failed();
+    assert!(error.contains("belongs to another run") && error.contains("--accept-changes"), "{error}");
+    let shown = place.run(&[&RUN[..], &["--accept-changes"]].concat()).done();
+    assert!(shown.contains("6 steps"), "{shown}");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let place = workshop();
+    place.write("recipe.toml", &RECIPE.replace("dialogues.jsonl", "none.jsonl"));
+    assert!(place.run(&RUN).failed().contains("none.jsonl"));
+    place.write("recipe.toml", &RECIPE.replace("model = \"model\"", "model = \"scripted:exact\""));
+    assert!(!place.run(&RUN).failed().is_empty());
+}
