@@ -3,7 +3,7 @@
 # upcycles it to a four-expert mixture with noise (`base`), fine-tunes that on bundled dialogues (`ft`), scores both and
 # the untouched model (`instruct`) on the six tasks, and prints and keeps the comparison.
 #
-#   bash finetune/rehearsal.sh            about a quarter of an hour on two cores, after the build
+#   bash finetune/rehearsal.sh            about ten minutes on two cores, after the build
 #   FIREVAL_LIMIT=20 bash finetune/rehearsal.sh   other numbers of documents per task and MMLU subject (8 by default)
 set -euo pipefail
 cd "$(dirname "$0")/.."

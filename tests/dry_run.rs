@@ -3,24 +3,8 @@
 mod binary;
 mod tiny;
 
-use binary::Workplace;
+use binary::{Workplace, multiple_choice};
 use fireval::weights::writer::Dtype;
-
-const CHOICES: &str = r#"name = "choices"
-version = 1
-metric = "acc"
-shots = 0
-
-[data]
-folder = "choices"
-evaluation = "test"
-
-[prompt]
-shape = "multiple-choice"
-text = "{question}"
-choices_field = "options"
-gold = { index = "answer" }
-"#;
 
 const TEXTS: &str = r#"name = "texts"
 version = 1
@@ -45,7 +29,7 @@ fn workplace() -> Workplace {
     let place = Workplace::new();
     std::fs::create_dir(place.path("model")).unwrap();
     tiny::write_folder(&place.path("model"), &tiny::dense_config("llama"), Dtype::F32);
-    place.write("choices.toml", CHOICES);
+    place.write("choices.toml", &multiple_choice("choices"));
     place.write("texts.toml", TEXTS);
     let row = |question: &str, options: &str| {
         format!("{{\"question\": \"{question}\", \"options\": [{options}], \"answer\": 0}}\n")

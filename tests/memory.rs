@@ -5,25 +5,9 @@
 mod binary;
 mod tiny;
 
-use binary::{Workplace, peak};
+use binary::{Workplace, multiple_choice, peak};
 use fireval::weights::writer::Dtype;
 use serde_json::json;
-
-const TASK: &str = r#"name = "long"
-version = 1
-metric = "acc"
-shots = 0
-
-[data]
-folder = "long"
-evaluation = "test"
-
-[prompt]
-shape = "multiple-choice"
-text = "{question}"
-choices_field = "options"
-gold = { index = "answer" }
-"#;
 
 #[test]
 fn the_budget_is_kept_and_decides_how_much_is_done_at_once() {
@@ -33,7 +17,7 @@ fn the_budget_is_kept_and_decides_how_much_is_done_at_once() {
     config["intermediate_size"] = json!(512);
     std::fs::create_dir(place.path("model")).unwrap();
     tiny::write_folder(&place.path("model"), &config, Dtype::F32);
-    place.write("long.toml", TASK);
+    place.write("long.toml", &multiple_choice("long"));
     // 1,000 documents of about 60 tokens that share nothing.
     let row = |index: usize| {
         let question = format!("{index:04} ").repeat(10);

@@ -5,26 +5,10 @@ mod tiny;
 
 use std::path::Path;
 
-use binary::Workplace;
+use binary::{Workplace, multiple_choice};
 use fireval::digest::sha256_file;
 use fireval::weights::writer::Dtype;
 use serde_json::{Value, json};
-
-const TASK: &str = r#"name = "words"
-version = 1
-metric = "acc"
-shots = 0
-
-[data]
-folder = "words"
-evaluation = "test"
-
-[prompt]
-shape = "multiple-choice"
-text = "{question}"
-choices_field = "options"
-gold = { index = "answer" }
-"#;
 
 const RECIPE: &str = r#"
 model = "model"
@@ -68,7 +52,7 @@ fn workshop() -> Workplace {
         format!("{{\"question\": \"Say {index}.\", \"options\": [\"a\", \"b\"], \"answer\": {}}}\n", index % 2)
     };
     place.write("data/words/test.jsonl", &(0..30).map(row).collect::<String>());
-    place.write("words.toml", TASK);
+    place.write("words.toml", &multiple_choice("words"));
     place.write("recipe.toml", RECIPE);
     place
 }

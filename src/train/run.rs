@@ -23,7 +23,7 @@ use crate::disk;
 use crate::memory::Memory;
 use crate::model::adapter::{Adapter, peft};
 use crate::model::config::ModelConfig;
-use crate::model::home::{self, Held};
+use crate::model::home::{self, Held, Home};
 use crate::model::training::{Gradients, LossOptions, MicroBatch, Trainable};
 use crate::random::Random;
 use crate::weights::Checkpoint;
@@ -136,6 +136,9 @@ impl<'a> Run<'a> {
     fn load(&mut self, checkpoint: Checkpoint, config: &ModelConfig) -> Result<()> {
         if self.place.steps > 0 {
             self.options.progress.line(&format!("goes on after step {} of {}", self.place.steps, self.steps));
+        }
+        if self.options.home == Home::Cpu && !self.recipe.recompute {
+            self.options.progress.line("recompute = false: the kernels' home computes layers again all the same");
         }
         let held = Held { dtype: self.recipe.dtype.of_weights(), nf4: self.recipe.quantization == Quantization::Nf4 };
         let copy = 4 * self.adapter.parameters() as u64; // which the decoder will hold

@@ -18,6 +18,27 @@ pub fn peak() -> u64 {
     usage.ru_maxrss as u64 * 1024
 }
 
+/// A task of rows with a `question`, `options` and the index of the `answer`, in the folder of its name.
+pub fn multiple_choice(name: &str) -> String {
+    format!(
+        r#"name = "{name}"
+version = 1
+metric = "acc"
+shots = 0
+
+[data]
+folder = "{name}"
+evaluation = "test"
+
+[prompt]
+shape = "multiple-choice"
+text = "{{question}}"
+choices_field = "options"
+gold = {{ index = "answer" }}
+"#
+    )
+}
+
 /// A folder that commands run in, away from the user's caches.
 pub struct Workplace {
     folder: tempfile::TempDir,

@@ -144,10 +144,9 @@ fn table(check: &Check, asked: &Asked, samples: &[Sample], lines: usize) -> Resu
     }
     text.push_str(&grid(rows, 1, output::terminal_width()));
     text.push('\n');
-    let tokenizer = asked.tokenizer.as_ref();
     let marks = if std::io::stdout().is_terminal() { Marks::Colour } else { Marks::Quotes };
-    for (sample, tokenizer) in samples.iter().zip(std::iter::repeat(tokenizer)) {
-        let tokenizer = tokenizer.context("a sample has tokens")?;
+    for sample in samples {
+        let tokenizer = asked.tokenizer.as_ref().context("a sample has tokens")?;
         for example in &sample.examples {
             let (tokens, learnt) = (example.ids.len(), example.target_count());
             text.push_str(&format!("--- {}: {tokens} tokens, {learnt} learnt ---\n", sample.place));

@@ -84,7 +84,7 @@ fn table(place: &str, columns: &[Column], tokenizer: &Tokenizer, most: usize) ->
     for column in columns {
         text.push_str(&headline(column, &made));
     }
-    let Some((_, (_, first))) = made.split_first().map(|(first, rest)| (rest, *first)) else { return text };
+    let Some(&(_, first)) = made.first() else { return text };
     let mark = made.iter().filter_map(|(_, example)| first_difference(first, example)).min();
     let mut lines = vec![vec!["token".to_owned()]];
     lines[0].extend(made.iter().map(|(format, _)| format.to_string()));

@@ -39,9 +39,7 @@ fn feed_forward<E: Element>(config: &ModelConfig) -> usize {
     let (width, hidden) = (size_of::<E>(), config.hidden_size);
     let routed = config.mixture.map_or(0, |mixture| 4 * hidden + 8 * mixture.experts + 64 * mixture.top_k);
     let sandwich = if config.sandwich_norms { 12 * hidden } else { 0 };
-    // Forwards an expert takes its tokens at once: twice its share is much for one.
-    let share = config.mixture.map_or(1.0, |mixture| (2.0 * mixture.top_k as f64 / mixture.experts as f64).min(1.0));
-    let forward = (share * (width * (hidden + config.intermediate_size)) as f64) as usize;
+    let forward = width * (hidden + config.intermediate_size); // an expert takes its tokens at once, and may get them all
     routed + sandwich + forward + width * hidden + 4 * hidden
 }
 
