@@ -310,8 +310,47 @@ fn a_ggufs_rope_scaling_is_read_or_refused() {
     assert_eq!(config(&scaled(Some("linear"), Some(4.0)).unwrap()).rope_scaling, linear);
     assert_eq!(config(&scaled(None, Some(4.0)).unwrap()).rope_scaling, linear);
     assert_eq!(config(&scaled(Some("none"), None).unwrap()).rope_scaling, RopeScaling::None);
-    assert!(message(scaled(Some("yarn"), Some(4.0))).contains("rope scaling `yarn`"));
+    assert!(message(scaled(Some("spiral"), Some(4.0))).contains("rope scaling `spiral`"));
     assert!(message(scaled(Some("linear"), None)).contains("its factor is missing"));
+    assert!(message(scaled(Some("yarn"), None)).contains("its factor is missing"));
+}
+
+#[test]
+fn a_ggufs_yarn_is_what_the_hubs_config_would_say() {
+    let opened = |numbers: &[(&str, f32)]| {
+        let folder = gguf(&dense_config("llama"), GgmlDType::F32, |metadata| {
+            set(metadata, "llama.rope.scaling.type", Meta::String("yarn".to_owned()));
+            for (key, number) in numbers {
+                set(metadata, &format!("llama.rope.scaling.{key}"), Meta::F32(*number));
+            }
+        });
+        Checkpoint::open(&folder.path().join("model.gguf"))
+    };
+    let scaling = |numbers: &[(&str, f32)]| config(&opened(numbers).unwrap()).rope_scaling;
+    let plain = |attention_factor: f64| RopeScaling::Yarn {
+        factor: 4.0,
+        attention_factor,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        truncate: true,
+        original_max_position_embeddings: dense_config("llama")["max_position_embeddings"].as_u64().unwrap() as usize,
+    };
+    let grown = 0.1 * 4f64.ln() + 1.0;
+    assert_eq!(scaling(&[("factor", 4.0)]), plain(grown));
+    assert_eq!(scaling(&[("factor", 4.0), ("yarn_ext_factor", -1.0)]), plain(grown));
+    assert_eq!(scaling(&[("factor", 4.0), ("yarn_attn_factor", 1.25)]), plain(1.25));
+    assert_eq!(scaling(&[("factor", 4.0), ("yarn_log_multiplier", 1.0)]), plain(1.0));
+    let RopeScaling::Yarn { beta_fast, beta_slow, original_max_position_embeddings, .. } = scaling(&[
+        ("factor", 4.0),
+        ("yarn_beta_fast", 8.0),
+        ("yarn_beta_slow", 2.0),
+        ("original_context_length", 16.0),
+    ]) else {
+        panic!("not YaRN")
+    };
+    assert_eq!((beta_fast, beta_slow, original_max_position_embeddings), (8.0, 2.0, 16));
+    let error = message(opened(&[("factor", 4.0), ("yarn_ext_factor", 0.5)]));
+    assert!(error.contains("`llama.rope.scaling.yarn_ext_factor` is 0.5; only 1 opens"), "{error}");
 }
 
 #[test]

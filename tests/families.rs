@@ -139,7 +139,6 @@ fn every_family_agrees_from_gguf() {
     let none = [
         "qwen3-moe-unnormalized",
         "gemma3-vision",
-        "llama-yarn",
         "qwen3-yarn",
         "llama-dynamic",
         "qwen3-moe-dense",

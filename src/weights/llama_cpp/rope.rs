@@ -23,13 +23,41 @@ pub(super) fn scaling(metadata: &Metadata, config: &Map<String, Value>) -> Resul
     match (metadata.gguf.text(&key)?, factor) {
         (None | Some("linear"), Some(factor)) => Ok(json!({"rope_type": "linear", "factor": factor})),
         (None | Some("none"), _) => Ok(Value::Null),
-        (Some("linear"), None) => bail!("`{key}` is linear, but its factor is missing"),
-        (Some(other), _) => bail!("rope scaling `{other}` does not open; `linear`, LongRoPE's and Llama 3's do"),
+        (Some("yarn"), Some(factor)) => yarn(metadata, factor),
+        (Some(kind @ ("linear" | "yarn")), None) => bail!("`{key}` is {kind}, but its factor is missing"),
+        (Some(other), _) => {
+            bail!("rope scaling `{other}` does not open; `linear`, `yarn`, LongRoPE's and Llama 3's do")
+        }
     }
 }
 
 fn factors(metadata: &Metadata, place: &Place) -> Result<Vec<f32>> {
     decode::to_f32(place.format, &place.shape, &metadata.gguf.mapped.map[place.start..place.end])
+}
+
+/// YaRN's, under the keys that llama.cpp's `conversion/base.py` writes. What is not stated is what `config.json` would
+/// leave out too: the trained length is then the whole context.
+fn yarn(metadata: &Metadata, factor: f64) -> Result<Value> {
+    let extrapolation = "rope.scaling.yarn_ext_factor";
+    // Below zero llama.cpp takes its own choice, which is 1.
+    if let Some(share) = metadata.number(extrapolation)?.filter(|share| *share >= 0.0 && *share != 1.0) {
+        bail!("`{}` is {share}; only 1 opens", metadata.key(extrapolation));
+    }
+    let mut table = Map::from_iter([("rope_type".to_owned(), json!("yarn")), ("factor".to_owned(), json!(factor))]);
+    let mut state = |name: &str, value: Option<f64>| table.extend(value.map(|value| (name.to_owned(), json!(value))));
+    for (name, key) in [
+        ("attention_factor", "rope.scaling.yarn_attn_factor"),
+        ("beta_fast", "rope.scaling.yarn_beta_fast"),
+        ("beta_slow", "rope.scaling.yarn_beta_slow"),
+        ("original_max_position_embeddings", "rope.scaling.original_context_length"),
+    ] {
+        state(name, metadata.number(key)?);
+    }
+    if let Some(all) = metadata.number("rope.scaling.yarn_log_multiplier")?.filter(|all| *all != 0.0) {
+        state("mscale", Some(1.0));
+        state("mscale_all_dim", Some(all));
+    }
+    Ok(Value::Object(table))
 }
 
 /// Phi-3's. Factors are written as the hub's config has them, in f32.
