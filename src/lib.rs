@@ -17,6 +17,7 @@ pub mod stats;
 pub mod kernel;
 pub mod weights;
 
+pub mod chart;
 pub mod chat;
 pub mod hub;
 pub mod language;

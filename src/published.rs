@@ -62,12 +62,33 @@ pub struct Published {
     pub average: f64,
     /// In percent, rounded to two decimals by the leaderboard, in the order of [`COLUMNS`].
     pub scores: [f64; 6],
+    /// Weights in billions as the leaderboard counted them, in whole billions; none where it did not know.
+    pub billions: Option<f64>,
 }
+
+/// Weights in billions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Billions {
+    pub all: f64,
+    /// Those that a token goes through.
+    pub active: f64,
+}
+
+/// What Mixtral-8x7B's config counts; the leaderboard has 46 for it and knows no active ones.
+const MIXTRAL: Billions = Billions { all: 46.7, active: 12.9 };
 
 impl Published {
     /// The score of a task of [`COLUMNS`], in percent.
     pub fn score(&self, task: &str) -> Option<f64> {
         COLUMNS.iter().position(|(known, _)| *known == task).map(|index| self.scores[index])
+    }
+
+    /// As the leaderboard counted them (in whole billions), of the Mixtrals as their config has them.
+    pub fn weights(&self) -> Option<Billions> {
+        match self.model.to_lowercase().contains("mixtral-8x7b") {
+            true => Some(MIXTRAL),
+            false => self.billions.map(|all| Billions { all, active: all }),
+        }
     }
 }
 
@@ -160,6 +181,7 @@ fn read(rows: &Rows, index: usize) -> Result<Published> {
         precision: Precision::parse(precision).with_context(|| format!("unknown precision `{precision}`"))?,
         average: number("average")?,
         scores,
+        billions: Some(number("params_b")?).filter(|&billions| billions > 0.0),
     })
 }
 
@@ -190,6 +212,15 @@ mod tests {
             // Six scores rounded to 0.01 move their mean by at most 0.005, the average's own rounding by as much.
             assert!((mean - row.average).abs() < 0.0101, "{row}: {mean} and {}", row.average);
         }
+    }
+
+    #[test]
+    fn weights_are_those_a_token_goes_through() {
+        let active = |name: &str| find(name).unwrap().weights().map(|weights| weights.active);
+        assert_eq!(active("mistralai/Mixtral-8x7B-v0.1@4bit"), Some(12.9), "which the leaderboard counted as 0");
+        assert_eq!(active("YeungNLP/firefly-mixtral-8x7b-v0.1"), Some(12.9));
+        assert_eq!(active("mistralai/Mistral-7B-v0.1"), Some(7.0));
+        assert_eq!(active("meta-llama/Llama-2-70b-hf"), Some(68.0));
     }
 
     #[test]

@@ -61,22 +61,9 @@ impl Pair<'_> {
     /// Flips `skip..skip + limit` as text; `documents` in the order of the runs.
     pub fn page(&self, documents: &[Document], skip: usize, limit: usize) -> Result<String> {
         let flips = why::flips(self.first, self.other)?;
-        let metric = &self.first.1.manifest.metric;
-        let shown: Vec<FlipText> = flips
-            .iter()
-            .skip(skip)
-            .take(limit)
-            .map(|flip| {
-                let document = &documents[flip.index];
-                let picked = |run: &Run| document.picked(metric, &run.scores[flip.index]);
-                FlipText {
-                    place: format!("{} document {}", document.subtask, document.row),
-                    scores: [flip.before, flip.now],
-                    shown: document.shown(),
-                    picks: [picked(self.first.1), picked(self.other.1)],
-                }
-            })
-            .collect();
+        let runs = [self.first.1, self.other.1];
+        let of = |flip: &why::Flip| FlipText::of(flip, runs, &documents[flip.index]);
+        let shown: Vec<FlipText> = flips.iter().skip(skip).take(limit).map(of).collect();
         Ok(print_flips(&self.first.1.manifest.task, [self.first.0, self.other.0], &shown, skip, flips.len()))
     }
 }

@@ -17,6 +17,7 @@ mod output;
 mod prompts;
 mod quantize;
 mod recipe;
+mod report;
 mod runs;
 mod show;
 mod tasks;
@@ -52,6 +53,7 @@ enum Command {
     Eval(eval::Args),
     Compare(compare::Args),
     Export(export::Args),
+    Report(report::Args),
     Flips(flips::Args),
     Finetune(finetune::Args),
     Recipe(recipe::Args),
@@ -109,6 +111,7 @@ fn run(cli: Cli) -> Result<Verdict> {
         Command::Eval(args) => eval::run(&place, args),
         Command::Compare(args) => compare::run(&place, args),
         Command::Export(args) => export::run(&place, args),
+        Command::Report(args) => report::run(&place, args),
         Command::Flips(args) => flips::run(&place, args),
         Command::Finetune(args) => finetune::run(&place, args),
         Command::Recipe(args) => recipe::run(&place, args),

@@ -198,6 +198,25 @@ pub fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     tensors
 }
 
+/// How many weights a model has, and how many of them a token goes through: of a mixture's experts those that the router
+/// takes, all of the rest. Embedding and head are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    pub all: u64,
+    pub active: u64,
+}
+
+/// Counted from the shapes that the configuration expects.
+pub fn parameters(config: &ModelConfig) -> Parameters {
+    let size = |shape: &[usize]| shape.iter().product::<usize>() as u64;
+    let [mut shared, mut experts] = [0; 2];
+    for (name, shape) in tensors(config) {
+        *if name.contains(".experts.") { &mut experts } else { &mut shared } += size(&shape);
+    }
+    let used = config.mixture.map_or(experts, |mixture| experts / mixture.experts as u64 * mixture.top_k as u64);
+    Parameters { all: shared + experts, active: shared + used }
+}
+
 /// The norms and biases of a layer.
 fn vectors(config: &ModelConfig, layer: usize) -> Vec<(String, Vec<usize>)> {
     let (hidden, head_dim) = (config.hidden_size, config.head_dim);

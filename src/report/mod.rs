@@ -4,6 +4,7 @@
 pub mod csv;
 pub mod json;
 pub mod markdown;
+pub mod page;
 pub mod terminal;
 pub mod why;
 

@@ -1,8 +1,9 @@
 //! Where a difference comes from, as text: shares of the average's change, and flipped documents one below the other.
 
 use super::{Format, markdown, percent, signed, terminal};
-use crate::compare::why::{Origins, Share};
-use crate::task::Shown;
+use crate::compare::why::{Flip, Origins, Share};
+use crate::eval::Run;
+use crate::task::{Document, Shown};
 
 /// Subjects shown, those with the largest shares.
 const SUBTASKS: usize = 10;
@@ -18,6 +19,19 @@ pub struct FlipText {
     pub shown: Shown,
     /// What each model chose.
     pub picks: [String; 2],
+}
+
+impl FlipText {
+    /// `flip` of the two runs' `document`.
+    pub fn of(flip: &Flip, runs: [&Run; 2], document: &Document) -> FlipText {
+        let picked = |run: &Run| document.picked(&runs[0].manifest.metric, &run.scores[flip.index]);
+        FlipText {
+            place: format!("{} document {}", document.subtask, document.row),
+            scores: [flip.before, flip.now],
+            shown: document.shown(),
+            picks: runs.map(picked),
+        }
+    }
 }
 
 /// A table for each model: what tasks and subjects added to the average.
@@ -40,11 +54,7 @@ pub fn print(origins: &[Origins], format: Format, width: Option<usize>) -> Strin
 
 fn grid(shares: &[Share], change: f64, format: Format, width: Option<usize>) -> String {
     let head = ["Task", "Adds", "Of the change", "Flips"].map(str::to_owned).to_vec();
-    let line = |share: &Share| {
-        let part = if change == 0.0 { String::new() } else { format!("{} %", whole(share.change / change)) };
-        let flips = share.flips.map(|(gained, lost)| format!("+{gained} -{lost}")).unwrap_or_default();
-        vec![share.name.clone(), signed(share.change), part, flips]
-    };
+    let line = |share: &Share| vec![share.name.clone(), signed(share.change), part(share.change, change), flips(share)];
     let lines: Vec<Vec<String>> = [head].into_iter().chain(shares.iter().map(line)).collect();
     match format {
         Format::Markdown => markdown::grid(&lines, 1),
@@ -52,9 +62,14 @@ fn grid(shares: &[Share], change: f64, format: Format, width: Option<usize>) -> 
     }
 }
 
-/// A fraction in whole percent.
-fn whole(fraction: f64) -> String {
-    format!("{:.0}", fraction * 100.0)
+/// What `share` is of `change`, in whole percent; empty where nothing changed.
+pub fn part(share: f64, change: f64) -> String {
+    if change == 0.0 { String::new() } else { format!("{:.0} %", share / change * 100.0) }
+}
+
+/// `+3 -2`; empty where answers are neither right nor wrong.
+pub fn flips(share: &Share) -> String {
+    share.flips.map(|(gained, lost)| format!("+{gained} -{lost}")).unwrap_or_default()
 }
 
 /// Flips `skip..` of `all` between two models on a task.

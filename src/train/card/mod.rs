@@ -4,7 +4,7 @@
 //! what is known of the result: scores are put in later by whoever has them ([`with_scores`]). [`readme`] is a function of
 //! the facts alone; the form is that of the hub's cards (YAML between lines of dashes, then Markdown).
 
-mod curve;
+pub mod curve;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-pub use curve::curve;
+use curve::{WIDTH as CURVE_WIDTH, curve};
 
 use super::TrainSummary;
 use super::data::{Counts, TrainingData};
@@ -61,7 +61,7 @@ pub fn write(recipe: &Recipe, data: &TrainingData, summary: &TrainSummary) -> Re
         log: &log,
         scores: earlier.as_deref().and_then(scores_of).filter(|scores| *scores != NO_SCORES),
     };
-    if let Some(curve) = curve(&log) {
+    if let Some(curve) = curve(&log, CURVE_WIDTH)? {
         disk::replace(&folder.join(CURVE_FILE), curve.as_bytes())?;
     }
     disk::replace(&folder.join(FILE), readme(&facts).as_bytes())
@@ -161,7 +161,7 @@ fn losses(facts: &Facts) -> String {
     let steps = curve::steps(facts.log);
     let held_out = curve::held_out(facts.log);
     let mut text = String::new();
-    if curve(facts.log).is_some() {
+    if steps.len() > 1 {
         let _ = writeln!(text, "![cross-entropy by step]({CURVE_FILE})\n");
     }
     text.push_str("Mean cross-entropy of the learnt tokens, in natural logs.\n\n| | step | loss |\n|---|---:|---:|\n");

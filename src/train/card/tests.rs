@@ -148,26 +148,29 @@ fn is_well_formed(text: &str) -> bool {
 
 #[test]
 fn the_drawing_is_well_formed_and_inside_its_frame() {
-    let svg = curve(&log()).unwrap();
+    let svg = curve(&log(), CURVE_WIDTH).unwrap().unwrap();
     assert!(is_well_formed(&svg), "{svg}");
     assert!(!is_well_formed(&svg.replace("</svg>", "")) && !is_well_formed(&svg.replace("</title>", "</text>")));
-    assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\""));
-    assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (2, 3));
-    let points = svg.split("points=\"").skip(1).flat_map(|rest| rest.split('"').next().unwrap().split(' '));
+    assert!(svg.starts_with("<svg width=\"640\"") && svg.contains("xmlns=\"http://www.w3.org/2000/svg\""));
+    // The axes are polylines too: of three colours the lines have two.
+    let lines: Vec<&str> = svg.split("<polyline").skip(1).filter(|rest| rest.contains("stroke-width=\"2\"")).collect();
+    assert_eq!((lines.len(), svg.matches("<circle").count()), (2, 3));
+    let points =
+        lines.iter().flat_map(|rest| rest.split("points=\"").nth(1).unwrap().split('"').next().unwrap().split(' '));
     let places: Vec<(f64, f64)> = points
-        .map(|point| point.split_once(',').unwrap())
+        .filter_map(|point| point.split_once(','))
         .map(|(x, y)| (x.parse().unwrap(), y.parse().unwrap()))
         .collect();
     assert_eq!(places.len(), 24 + 3);
-    assert!(places.iter().all(|&(x, y)| (52.0..=624.0).contains(&x) && (16.0..=244.0).contains(&y)));
+    assert!(places.iter().all(|&(x, y)| (40.0..=640.0).contains(&x) && (0.0..=260.0).contains(&y)));
     // Losses that fall go down the page.
     assert!(places[..24].windows(2).all(|pair| pair[0].1 < pair[1].1));
 }
 
 #[test]
 fn a_run_without_two_steps_has_no_drawing() {
-    assert_eq!(curve(&[held_out(0, 2.0), step(1, Some(2.0))]), None);
+    assert_eq!(curve(&[held_out(0, 2.0), step(1, Some(2.0))], CURVE_WIDTH).unwrap(), None);
     assert!(!card(&post(), &[step(1, Some(2.0))], None).contains(CURVE_FILE));
-    let level = curve(&[step(1, Some(2.0)), step(2, Some(2.0))]).unwrap();
+    let level = curve(&[step(1, Some(2.0)), step(2, Some(2.0))], CURVE_WIDTH).unwrap().unwrap();
     assert!(is_well_formed(&level) && !level.contains("NaN"), "{level}");
 }

@@ -61,11 +61,10 @@ pub fn plan(recipe: &Recipe, model: Option<&Path>, memory: Memory) -> Result<Pla
             None => trained.push((*target, count)),
         }
     }
-    let all = names::tensors(&config).into_iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
     let trained_parameters = trained.iter().map(|(_, count)| count).sum();
     Ok(Plan {
         model: place,
-        parameters: all,
+        parameters: names::parameters(&config).all,
         needs: Needs::of(recipe, &config, trained_parameters),
         memory,
         trained,
@@ -158,6 +157,15 @@ mod tests {
         ] {
             assert!(printed.contains(line), "{line} is not in\n{printed}");
         }
+    }
+
+    #[test]
+    fn a_token_goes_through_two_experts_of_eight() {
+        let json = serde_json::from_str(BUNDLED[0].1).unwrap();
+        let counted = names::parameters(&ModelConfig::from_json(&json, "config.json").unwrap());
+        // 32 layers of 24 expert matrices of 4096 x 14336, of which 6 are used.
+        assert_eq!(counted.all - counted.active, 32 * 18 * 4096 * 14_336);
+        assert_eq!(counted.active, 12_879_925_248);
     }
 
     #[test]
