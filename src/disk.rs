@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::digest::sha256_hex;
 
@@ -57,7 +57,22 @@ fn sync_folder(path: &Path) -> Result<()> {
 pub struct AppendLog {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    length: u64,
     synced: Instant,
+}
+
+/// What a log's file holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// The objects of whole lines, without their checksums, each with its line, from 1.
+    pub objects: Vec<(usize, String)>,
+    /// Lines, from 1, that were changed after they were written.
+    pub changed: Vec<usize>,
+    /// Bytes of whole lines; what follows them is torn.
+    pub whole: usize,
+    /// Bytes at the end that a crash left half written.
+    pub torn: usize,
 }
 
 impl AppendLog {
@@ -80,13 +95,20 @@ impl AppendLog {
         if whole < bytes.len() {
             file.set_len(whole as u64).with_context(place)?;
         }
-        Ok((AppendLog { path: path.to_owned(), file, synced: Instant::now() }, objects))
+        let log = AppendLog { path: path.to_owned(), file, length: whole as u64, synced: Instant::now() };
+        Ok((log, objects))
     }
 
-    /// Appends `object`, the text of one JSON object with at least one key, on one line.
+    /// Appends `object`, the text of one JSON object with at least one key, on one line. After an error (a full disk)
+    /// the log is as it was.
     pub fn append(&mut self, object: &str) -> Result<()> {
         let line = with_checksum(object)?;
-        self.file.write_all(line.as_bytes()).with_context(|| format!("can't append to {}", self.path.display()))?;
+        if let Err(error) = self.file.write_all(line.as_bytes()) {
+            // Half a line must not stand before the next; where even this fails it is a torn tail.
+            let _ = self.file.set_len(self.length);
+            return Err(error).with_context(|| format!("can't append to {}", self.path.display()));
+        }
+        self.length += line.len() as u64;
         if self.synced.elapsed() > SYNC_EVERY {
             self.sync()?;
         }
@@ -109,6 +131,12 @@ pub fn read_log(path: &Path) -> Result<Vec<String>> {
     }
 }
 
+/// All that is right and wrong with the log at `path`.
+pub fn inspect_log(path: &Path) -> Result<Inspection> {
+    let bytes = std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    Ok(inspect(&bytes))
+}
+
 fn with_checksum(object: &str) -> Result<String> {
     let inner = object.strip_suffix('}').filter(|inner| inner.len() > 1 && !object.contains('\n'));
     let inner = inner.context("a line of a log is a JSON object on one line")?;
@@ -125,31 +153,37 @@ fn without_checksum(line: &[u8]) -> Option<String> {
     (sha256_hex(object.as_bytes())[..CHECKSUM_DIGITS] == *checksum).then_some(object)
 }
 
-/// The objects and how many bytes of whole lines hold them. Bad lines at the end are a torn tail; a bad line with a good
-/// one after it was changed by someone.
+/// The objects and how many bytes of whole lines hold them; a changed line is an error.
 fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<String>, usize)> {
-    let mut objects = Vec::new();
-    let mut whole = 0;
-    let mut bad: Option<usize> = None;
+    let Inspection { objects, changed, whole, torn: _ } = inspect(bytes);
+    if let Some(line) = changed.first() {
+        bail!(
+            "{}, line {line}: the checksum is wrong, so the line was changed after it was written; delete the line (its \
+             document is then scored again)",
+            path.display()
+        );
+    }
+    Ok((objects.into_iter().map(|(_, object)| object).collect(), whole))
+}
+
+/// Bad lines at the end are a torn tail; a bad line with a good one after it was changed by someone.
+fn inspect(bytes: &[u8]) -> Inspection {
+    let mut found = Inspection::default();
+    let mut bad = Vec::new();
     let mut end = 0;
     for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
         end += line.len();
         match line.strip_suffix(b"\n").and_then(without_checksum) {
             Some(object) => {
-                let place = path.display();
-                ensure!(
-                    bad.is_none(),
-                    "{place}, line {}: the checksum is wrong, so the line was changed after it was written; delete the line (its \
-                     document is then scored again)",
-                    bad.unwrap_or(index) + 1
-                );
-                objects.push(object);
-                whole = end;
+                found.changed.append(&mut bad);
+                found.objects.push((index + 1, object));
+                found.whole = end;
             }
-            None => bad = bad.or(Some(index)),
+            None => bad.push(index + 1),
         }
     }
-    Ok((objects, whole))
+    found.torn = end - found.whole;
+    found
 }
 
 #[cfg(test)]
@@ -205,6 +239,18 @@ mod tests {
         std::fs::write(&path, changed).unwrap();
         let error = AppendLog::open(&path).err().unwrap().to_string();
         assert!(error.contains("log.jsonl, line 1") && error.contains("checksum"), "{error}");
+    }
+
+    #[test]
+    fn all_changed_lines_are_listed_and_a_torn_tail_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = log(folder.path());
+        written(&path, &["{\"a\":1}", "{\"b\":2}", "{\"c\":3}"]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("\"a\":1", "\"a\":7").replace("\"b\":2", "\"b\":7") + "{\"d\"").unwrap();
+        let found = inspect_log(&path).unwrap();
+        assert_eq!(found.objects, [(3, "{\"c\":3}".to_owned())]);
+        assert_eq!((found.changed, found.whole, found.torn), (vec![1, 2], text.len(), 4));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::measure::{MeasureFlags, Missing, SourceFlags, count};
+use super::measure::{AskedFlags, MeasureFlags, Missing, count};
 use super::{Verdict, Workplace, output};
 use crate::compare::why;
 use crate::eval::Run;
@@ -29,15 +29,12 @@ pub struct Args {
     /// The runs' own limit: at most this many documents of the task and of each MMLU subject.
     #[arg(long, value_name = "N", value_parser = count)]
     documents: Option<usize>,
-    /// The runs were asked in the models' chat template.
-    #[arg(long)]
-    chat_template: bool,
     #[command(flatten)]
-    source: SourceFlags,
+    asked: AskedFlags,
 }
 
 pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
-    let flags = MeasureFlags::of_task(args.task, args.documents, args.chat_template, args.source);
+    let flags = MeasureFlags::of_task(args.task, args.documents, args.asked);
     let mut measurement = flags.measurement(place)?;
     let specs = measurement.resolve(&[args.first, args.other])?;
     let first = measurement.runs(&specs[0], Missing::Refuse)?;

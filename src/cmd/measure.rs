@@ -30,6 +30,13 @@ pub struct MeasureFlags {
     #[arg(long, value_name = "N", value_parser = count)]
     limit: Option<usize>,
     #[command(flatten)]
+    asked: AskedFlags,
+}
+
+/// By whose rules a model is asked, and how it is held.
+#[derive(Args)]
+pub struct AskedFlags {
+    #[command(flatten)]
     pub source: SourceFlags,
     /// Ask in the model's own chat template (the leaderboard never did; lm-eval-latest only).
     #[arg(long)]
@@ -106,11 +113,9 @@ pub fn load_task(place: &Workplace, name: &str) -> Result<Task> {
 }
 
 impl MeasureFlags {
-    /// One task with the models' own settings, at most `limit` documents of it.
-    pub fn of_task(task: String, limit: Option<usize>, chat_template: bool, source: SourceFlags) -> MeasureFlags {
-        let run = RunFlags { decoder: None, memory: None, threads: None };
-        let tasks = Some(vec![task]);
-        MeasureFlags { suite: None, tasks, limit, source, chat_template, dtype: None, quantization: None, run }
+    /// At most `limit` documents of one task.
+    pub fn of_task(task: String, limit: Option<usize>, asked: AskedFlags) -> MeasureFlags {
+        MeasureFlags { suite: None, tasks: Some(vec![task]), limit, asked }
     }
 
     /// With at most `limit` documents of each task where neither tasks nor a limit are asked for.
@@ -123,7 +128,7 @@ impl MeasureFlags {
 
     /// Reads the flags and the project file's defaults.
     pub fn measurement<'a>(&self, place: &'a Workplace) -> Result<Measurement<'a>> {
-        let settings = &place.project.eval;
+        let (settings, asked) = (&place.project.eval, &self.asked);
         let names = match (&self.tasks, &self.suite, &settings.tasks, &settings.suite) {
             (Some(tasks), _, _, _) => tasks.clone(),
             (None, Some(suite), _, _) => task::suite(suite)?.tasks,
@@ -138,15 +143,15 @@ impl MeasureFlags {
             bail!("the task {} is named twice", twice.1.name());
         }
         let conditions = Conditions {
-            protocol: self.source.protocol(place),
-            data: self.source.data(place),
+            protocol: asked.source.protocol(place),
+            data: asked.source.data(place),
             limit: self.limit.or(settings.limit),
-            chat_template: self.chat_template || settings.chat_template,
+            chat_template: asked.chat_template || settings.chat_template,
         };
         if conditions.chat_template && conditions.protocol == Protocol::LeaderboardV1 {
             bail!("leaderboard-v1 never used a chat template; ask with --protocol lm-eval-latest");
         }
-        let (dtype, quantization, run) = (self.dtype, self.quantization, self.run);
+        let AskedFlags { dtype, quantization, run, .. } = *asked;
         run.take_threads()?;
         Ok(Measurement { place, tasks, conditions, dtype, quantization, run, questions: None })
     }

@@ -2,14 +2,46 @@
 
 use anyhow::Result;
 
+use super::measure::load_task;
 use super::{Verdict, Workplace, output};
-use crate::store::Manifest;
+use crate::store::{self, Manifest, Verified};
 
 /// List stored runs: model, digest, protocol, task, score, documents, date.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Check them instead: every line's checksum, every manifest's documents and estimates. Exit code 1 if one is wrong.
+    #[arg(long)]
+    verify: bool,
+}
 
-pub fn run(place: &Workplace, Args {}: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+    if args.verify { verify(place) } else { list(place) }
+}
+
+fn verify(place: &Workplace) -> Result<Verdict> {
+    let verified = store::verify(&place.store, &|name| load_task(place, name))?;
+    output::print(&findings(&verified))?;
+    Ok(if verified.is_whole() { Verdict::Done } else { Verdict::Differs })
+}
+
+fn findings(verified: &Verified) -> String {
+    let mut text = String::new();
+    for finding in &verified.findings {
+        let mark = if finding.is_wrong { "wrong" } else { "note" };
+        text.push_str(&format!("{mark}: {}: {}\n", finding.path.display(), finding.what));
+    }
+    let wrong = verified.findings.iter().filter(|finding| finding.is_wrong).count();
+    text.push_str(&format!(
+        "{} documents, {} manifests, {} of them counted again: {}\n",
+        verified.documents,
+        verified.manifests,
+        verified.recounted,
+        if wrong == 0 { "all is whole".to_owned() } else { format!("{wrong} things are wrong") }
+    ));
+    text
+}
+
+fn list(place: &Workplace) -> Result<Verdict> {
     let runs = place.store.manifests()?;
     let mut text = String::new();
     for (_, run) in &runs {

@@ -5,6 +5,8 @@
 //! continues; counts are made from the stored documents alone, so they do not depend on how often it was interrupted.
 
 mod alarm;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;

@@ -16,7 +16,7 @@ const DEFINITION_DIGITS: usize = 16;
 /// A line of the log: a [`DocScore`] and the definition it was scored under.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+pub(super) struct Line {
     task: String,
     definition: String,
     subtask: String,
@@ -114,7 +114,7 @@ impl Line {
         Line { task, definition, subtask, doc, digest, requests, output, metrics }
     }
 
-    fn parts(self) -> (DocumentKey, DocScore) {
+    pub(super) fn parts(self) -> (DocumentKey, DocScore) {
         let Line { task, definition, subtask, doc, digest, requests, output, metrics } = self;
         let key = DocumentKey { definition, subtask: subtask.clone(), row: doc, digest: digest.clone() };
         (key, DocScore { task, subtask, doc, digest, requests, output, metrics })

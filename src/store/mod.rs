@@ -9,6 +9,7 @@ mod digests;
 mod documents;
 pub mod manifest;
 pub mod samples;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use anyhow::{Context, Result};
 pub use digests::FileDigests;
 pub use documents::{DocumentKey, Documents, responses};
 pub use manifest::Manifest;
+pub use verify::{Finding, Verified, verify};
 
 use crate::disk;
 use crate::model_id::ModelId;
