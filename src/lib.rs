@@ -40,5 +40,7 @@ pub mod project;
 pub mod published;
 // 5 showing
 pub mod report;
-// 6 commands
+// 6 exchange with other programs
+pub mod exchange;
+// 7 commands
 pub mod cmd;

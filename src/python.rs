@@ -187,6 +187,23 @@ fn title(c: char) -> String {
     }
 }
 
+/// `repr` of a float: the shortest digits that read back as it, with an exponent below 1e-4 and from 1e16.
+pub fn float_repr(x: f64) -> String {
+    if x.is_nan() {
+        return "nan".to_owned();
+    }
+    if x.is_infinite() {
+        return if x > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    if x == 0.0 || (1e-4..1e16).contains(&x.abs()) {
+        return format!("{x:?}");
+    }
+    let text = format!("{x:e}");
+    let (digits, exponent) = text.split_once('e').expect("the format has an exponent");
+    let (sign, exponent) = exponent.strip_prefix('-').map_or(("+", exponent), |exponent| ("-", exponent));
+    format!("{digits}e{sign}{exponent:0>2}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,5 +221,25 @@ mod tests {
     #[test]
     fn pools_and_sets_part_where_cpython_parts_them() {
         assert_eq!([5, 6, 10, 11, 21, 22, 25, 26].map(set_size), [21, 85, 85, 85, 85, 277, 277, 277]);
+    }
+
+    #[test]
+    fn floats_read_as_python_prints_them() {
+        // CPython 3.11's repr of each.
+        for (x, text) in [
+            (-2.7507774812404016, "-2.7507774812404016"),
+            (-20.0, "-20.0"),
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (0.0001, "0.0001"),
+            (0.00001234, "1.234e-05"),
+            (1e16, "1e+16"),
+            (1234567890123456.0, "1234567890123456.0"),
+            (1.5e-300, "1.5e-300"),
+            (f64::NEG_INFINITY, "-inf"),
+            (f64::NAN, "nan"),
+        ] {
+            assert_eq!(float_repr(x), text);
+        }
     }
 }

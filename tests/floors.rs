@@ -16,6 +16,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("evaluation", &["eval"]),
     ("comparison", &["compare"]),
     ("showing", &["report"]),
+    ("exchange", &["exchange"]),
     ("commands", &["cmd"]),
 ];
 

@@ -34,6 +34,8 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let spec = measurement.resolve(std::slice::from_ref(&args.model))?.remove(0);
     let is_row = matches!(spec.source, Source::Published(_));
     ensure!(!is_row, "{} is a row of the leaderboard, which can be compared but not evaluated", spec.name);
+    let is_imported = matches!(spec.source, Source::Imported(_));
+    ensure!(!is_imported, "{} is what another program answered: it can be compared but not evaluated", spec.name);
     if args.dry_run {
         return dry_run::run(&mut measurement, &spec);
     }

@@ -194,7 +194,7 @@ impl Measurement<'_> {
     pub fn contender(&mut self, spec: &ModelSpec, missing: Missing) -> Result<Contender> {
         Ok(match &spec.source {
             Source::Published(row) => Contender { model: row.model.clone(), outcome: Outcome::Published(row.clone()) },
-            Source::Checkpoint(_) | Source::Hub(_) | Source::Scripted(_) => {
+            Source::Checkpoint(_) | Source::Hub(_) | Source::Scripted(_) | Source::Imported(_) => {
                 Contender { model: spec.name.clone(), outcome: Outcome::Measured(self.runs(spec, missing)?) }
             }
         })
@@ -206,7 +206,9 @@ impl Measurement<'_> {
         let subject = Subject { name: spec.name.clone(), id: spec.id(store)? };
         self.ask(spec)?;
         let questions = self.questions.as_deref().unwrap_or_default();
-        match missing {
+        // Nobody can ask an imported model more.
+        let is_imported = matches!(spec.source, Source::Imported(_));
+        match if is_imported { Missing::Refuse } else { missing } {
             Missing::Refuse => eval::stored(&subject, questions, &self.conditions, store),
             Missing::Evaluate => {
                 let progress = Progress::new(&spec.name, "tok");

@@ -11,6 +11,7 @@ mod export;
 mod fetch;
 mod finetune;
 mod flips;
+mod import;
 mod measure;
 mod merge;
 mod output;
@@ -55,6 +56,7 @@ enum Command {
     Export(export::Args),
     Report(report::Args),
     Flips(flips::Args),
+    Import(import::Args),
     Finetune(finetune::Args),
     Recipe(recipe::Args),
     Dialogues(dialogues::Args),
@@ -113,6 +115,7 @@ fn run(cli: Cli) -> Result<Verdict> {
         Command::Export(args) => export::run(&place, args),
         Command::Report(args) => report::run(&place, args),
         Command::Flips(args) => flips::run(&place, args),
+        Command::Import(args) => import::run(&place, args),
         Command::Finetune(args) => finetune::run(&place, args),
         Command::Recipe(args) => recipe::run(&place, args),
         Command::Dialogues(args) => dialogues::run(&place, args),

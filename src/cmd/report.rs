@@ -90,7 +90,7 @@ fn made(place: &Workplace, contender: &Contender) -> Result<Made> {
 fn held(spec: &ModelSpec, made: &Made) -> Result<Held> {
     let weights = match &spec.source {
         Source::Published(row) => row.weights(),
-        Source::Scripted(_) => None,
+        Source::Scripted(_) | Source::Imported(_) => None,
         Source::Checkpoint(_) | Source::Hub(_) => {
             let counted = names::parameters(&spec.config()?);
             Some(Billions { all: counted.all as f64 * 1e-9, active: counted.active as f64 * 1e-9 })

@@ -18,6 +18,7 @@ use crate::chat::ChatTemplate;
 use crate::engine::{Engine, Work};
 use crate::model_id::ModelId;
 use crate::progress::Progress;
+use crate::project::IMPORTED;
 use crate::protocol::Protocol;
 use crate::request::{Request, Response};
 use crate::score::DocScore;
@@ -93,15 +94,46 @@ pub fn stored(subject: &Subject, questions: &[Questions], conditions: &Condition
     let missing = evaluation.missing();
     if let Some(first) = missing.first() {
         let all: usize = questions.iter().map(|questions| questions.documents.len()).sum();
+        let next = match subject.name.starts_with(IMPORTED) {
+            true => "they are not in what was imported (under these options)".to_owned(),
+            false => format!("run `fireval eval {}` with the same options", subject.name),
+        };
         bail!(
-            "{}: {} of {all} documents are not scored yet, the first in {}; run `fireval eval {}` with the same options",
+            "{}: {} of {all} documents are not scored yet, the first in {}; {next}",
             subject.name,
             missing.len(),
             questions[first.task].task.name(),
-            subject.name
         );
     }
     (0..questions.len()).map(|task| evaluation.run(task, Spent::default())).collect()
+}
+
+/// Stores `answers` that were given elsewhere to the documents of one task, and returns its run. What is stored of them
+/// already has to be the same.
+pub fn record(
+    subject: &Subject,
+    questions: &Questions,
+    answers: &dyn Fn(&Document) -> Result<Vec<Response>>,
+    conditions: &Conditions,
+    store: &Store,
+) -> Result<Run> {
+    let questions = std::slice::from_ref(questions);
+    let mut evaluation = Evaluation::new(subject, questions, conditions, store)?;
+    evaluation.lock()?;
+    for (document, asked) in questions[0].documents.iter().enumerate() {
+        let (at, responses) = (At { task: 0, document }, answers(asked)?);
+        match evaluation.known(at) {
+            Some(known) => ensure!(
+                known == responses,
+                "{}: {} document {} was answered otherwise in what is stored already; give this one another name",
+                subject.name,
+                asked.subtask,
+                asked.row
+            ),
+            None => evaluation.keep(at, &responses)?,
+        }
+    }
+    Ok(evaluation.finish(&[Spent::default()])?.remove(0))
 }
 
 /// A document by its task and place.

@@ -24,6 +24,9 @@ use crate::weights::writer::Dtype;
 
 pub const FILE: &str = "fireval.toml";
 
+/// What the name of a model begins with whose answers another program gave.
+pub const IMPORTED: &str = "imported:";
+
 /// The file, key by key.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,8 +131,8 @@ impl Project {
         self.folder.join("results")
     }
 
-    /// The model that `text` names: one of this file's, `scripted:NAME`, `published:ORG/NAME[@PRECISION]`, a folder, a
-    /// GGUF file, or a repository of the hub `org/name[@revision]`.
+    /// The model that `text` names: one of this file's, `scripted:NAME`, `published:ORG/NAME[@PRECISION]`, `imported:NAME`, a
+    /// folder, a GGUF file, or a repository of the hub `org/name[@revision]`.
     pub fn resolve(&self, text: &str) -> Result<ModelSpec> {
         if let Some(spec) = self.models.get(text) {
             return Ok(spec.clone());
@@ -139,6 +142,9 @@ impl Project {
         }
         if let Some(name) = text.strip_prefix("published:") {
             return Ok(ModelSpec::plain(text, Source::Published(published::find(name)?)));
+        }
+        if let Some(name) = text.strip_prefix(IMPORTED) {
+            return Ok(ModelSpec::plain(text, Source::Imported(name.to_owned())));
         }
         if Path::new(text).exists() {
             return Ok(ModelSpec::plain(text, Source::Checkpoint(PathBuf::from(text))));
@@ -159,7 +165,7 @@ impl Project {
         };
         format!(
             "there is no model `{text}`: {hint}a model is a name of {FILE}, a folder, a .gguf file, a repository of the hub \
-             (org/name) or published:org/name"
+             (org/name), published:org/name or imported:name"
         )
     }
 }
@@ -253,6 +259,7 @@ mod tests {
         let source = |text: &str| project.resolve(text).unwrap().source;
         assert_eq!(source("scripted:a"), Source::Scripted("a".to_owned()));
         assert!(matches!(source("published:mistralai/Mixtral-8x7B-v0.1"), Source::Published(_)));
+        assert_eq!(source("imported:org/name"), Source::Imported("org/name".to_owned()));
         assert!(matches!(source("org/name@rev"), Source::Hub(_)));
         assert!(matches!(source("."), Source::Checkpoint(_)));
         let error = |text: &str| project.resolve(text).unwrap_err().to_string();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::IMPORTED;
 use crate::chat::ChatTemplate;
 use crate::engine::Engine;
 use crate::engine::open::{self, Place, Probe};
@@ -14,7 +15,7 @@ use crate::model::config::ModelConfig;
 use crate::model::home::{Held, Home};
 use crate::model_id::{ModelId, Quantization, own_dtype};
 use crate::published::Published;
-use crate::store::Store;
+use crate::store::{Manifest, Store};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
 use crate::weights::writer::Dtype;
@@ -29,6 +30,8 @@ pub enum Source {
     Scripted(String),
     /// A row of the leaderboard: scores and no weights.
     Published(Published),
+    /// What `fireval import` read under that name: answers and no weights.
+    Imported(String),
 }
 
 /// A model by name, and how it is to be run.
@@ -70,6 +73,7 @@ impl ModelSpec {
             }),
             Source::Scripted(_) => bail!("{name} is the test engine: it has no weights"),
             Source::Published(_) => bail!("{name} is a row of the leaderboard: it has no weights"),
+            Source::Imported(_) => bail!("{name} is what another program answered: it has no weights"),
         }
     }
 
@@ -78,6 +82,9 @@ impl ModelSpec {
         if let Source::Scripted(name) = &self.source {
             return Ok(ScriptedEngine::new(name)?.id().clone());
         }
+        if let Source::Imported(_) = &self.source {
+            return self.imported_id(store);
+        }
         let mut digests = store.file_digests();
         let adapter = self.adapter.as_deref();
         let engine = |dtype| self.home.engine(dtype);
@@ -85,6 +92,20 @@ impl ModelSpec {
         let path = self.checkpoint()?;
         ModelId::of_checkpoint(&path, adapter, self.dtype, self.quantization, engine, &mut file_digest)
             .with_context(|| format!("model `{}`", self.name))
+    }
+
+    /// The identity under which answers of that name were imported.
+    fn imported_id(&self, store: &Store) -> Result<ModelId> {
+        let manifests = store.manifests()?;
+        let imported = |manifest: &&Manifest| manifest.model.starts_with(IMPORTED);
+        let mut known: Vec<&Manifest> = manifests.iter().map(|(_, manifest)| manifest).filter(imported).collect();
+        if let Some(found) = known.iter().find(|manifest| manifest.model == self.name) {
+            return Ok(found.id.clone());
+        }
+        known.dedup_by_key(|manifest| &manifest.model);
+        let names: Vec<&str> = known.iter().map(|manifest| manifest.model.as_str()).collect();
+        let there = if names.is_empty() { String::new() } else { format!(" (there is {})", names.join(", ")) };
+        bail!("nothing was imported as {}{there}: fireval import RESULTS.json --name NAME", self.name)
     }
 
     /// The engine that runs it within `memory`; `id` is what `id` gave.

@@ -247,7 +247,7 @@ impl Asked<'_> {
 }
 
 /// sha256 over context, 0x1e, continuation, 0x1f of every request (the continuation of a generation is empty).
-fn digest(requests: &[Request]) -> String {
+pub fn digest(requests: &[Request]) -> String {
     let mut bytes = Vec::new();
     for request in requests {
         let (context, continuation) = match request {

@@ -130,7 +130,7 @@ fn text_metrics(task: &Definition, protocol: Protocol, output: &str, target: &st
         }
         Protocol::LmEvalLatest | Protocol::LmEvalLatestOpenllm => {
             let score = |filter: &Filter| {
-                let found = filter.answer(output).unwrap_or_else(|| INVALID.to_owned());
+                let found = filter.answer_or_invalid(output);
                 (format!("exact_match,{}", filter.name), is(generation.alike(&found, target)))
             };
             generation.filters.iter().map(score).collect()
@@ -139,6 +139,11 @@ fn text_metrics(task: &Definition, protocol: Protocol, output: &str, target: &st
 }
 
 impl Filter {
+    /// The answer in `text`, or what the harness puts for none.
+    pub fn answer_or_invalid(&self, text: &str) -> String {
+        self.answer(text).unwrap_or_else(|| INVALID.to_owned())
+    }
+
     /// The answer in `text`: of the first or last match its first non-empty group (the whole match without groups),
     /// stripped. lm-eval's `RegexFilter` (`lm_eval/filters/extraction.py`).
     fn answer(&self, text: &str) -> Option<String> {

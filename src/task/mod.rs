@@ -7,6 +7,7 @@ mod definition;
 mod document;
 mod metric;
 mod prompt;
+mod record;
 mod shown;
 mod source;
 mod summary;
@@ -26,9 +27,12 @@ use crate::request::{Request, Response};
 use crate::score::DocScore;
 use crate::settings;
 use crate::stats::Estimate;
-use definition::Definition;
+use definition::{Definition, Split};
 use prompt::Item;
 
+pub use definition::Hub;
+pub use document::digest as request_digest;
+pub use record::Record;
 pub use shown::Shown;
 pub use source::{DataSource, bundled_hashes};
 pub use texts::DocumentText;
@@ -131,6 +135,24 @@ impl Task {
 
     pub fn version(&self) -> u32 {
         self.definition.version
+    }
+
+    /// The one subtask that is asked, if it is not all of them.
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+
+    /// Where the rows lie on the hub, if the task file says so.
+    pub fn hub(&self) -> Option<&Hub> {
+        self.definition.data.hub.as_ref()
+    }
+
+    /// The split that is evaluated, as the hub calls it.
+    pub fn split(&self) -> &'static str {
+        match self.definition.data.split {
+            Split::Test => "test",
+            Split::Validation => "validation",
+        }
     }
 
     /// sha256 of the task file: a task that changed is another task.
