@@ -154,7 +154,11 @@ pub fn budget(comparison: &Comparison, table: &Table, held: &[Held]) -> Result<O
         points.push(Point { x: weights.active, y: *average, ends: None, name, ink: Ink::Grey });
         costs.push(Cost::of(&row.model, *weights, percent(average / 100.0)));
     }
-    let axes = Axes { x: "active parameters, billions", y: "average, %" };
+    let largest = points.iter().map(|point| point.x).fold(0.0, f64::max);
+    let (unit, of_a_billion) =
+        if largest < 0.5 { ("active parameters, millions", 1e3) } else { ("active parameters, billions", 1.0) };
+    points.iter_mut().for_each(|point| point.x *= of_a_billion);
+    let axes = Axes { x: unit, y: "average, %" };
     let title = "Averages against the parameters that a token goes through; the numbers are in the table below";
     let chart = Chart::of(|width| scatter(&points, &axes, title, width))?;
     let tasks: Vec<&str> = comparison.columns.iter().map(|column| column.title.as_str()).collect();

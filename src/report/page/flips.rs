@@ -33,7 +33,8 @@ pub struct View<'a> {
     /// What can be chosen to be shown.
     tasks: Vec<&'a str>,
     models: Vec<&'a str>,
-    sets: Vec<SetView<'a>>,
+    /// Sets of which not all are shown.
+    partly: Vec<SetView<'a>>,
     flips: Vec<FlipView<'a>>,
 }
 
@@ -75,7 +76,7 @@ pub fn view(sets: &[FlipSet]) -> Option<View<'_>> {
     (!sets.is_empty()).then(|| View {
         tasks: distinct(sets.iter().map(|set| set.task.as_str())),
         models: distinct(sets.iter().map(|set| set.models[1].as_str())),
-        sets: sets.iter().map(SetView::of).collect(),
+        partly: sets.iter().filter(|set| set.shown.len() < set.all).map(SetView::of).collect(),
         flips: sets.iter().flat_map(|set| set.shown.iter().map(|flip| FlipView::of(set, flip))).collect(),
     })
 }
