@@ -38,6 +38,7 @@ pub mod compare;
 pub mod eval;
 pub mod project;
 pub mod published;
+pub mod samples;
 // 5 showing
 pub mod report;
 // 6 exchange with other programs

@@ -13,7 +13,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("meanings", &["dialogue", "model", "model_id", "published", "task"]),
     ("workers", &["engine", "store", "train", "transform"]),
     ("together", &["project"]),
-    ("evaluation", &["eval"]),
+    ("evaluation", &["eval", "samples"]),
     ("comparison", &["compare"]),
     ("showing", &["report"]),
     ("exchange", &["exchange"]),

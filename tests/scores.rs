@@ -92,8 +92,12 @@ fn smollm2_scores_as_the_harnesses_scored_it() {
             let lines = reference(&folder, protocol, &name);
             let documents = documents(&task, protocol, &data, &lines);
             let requests: Vec<_> = documents.iter().map(|document| &document.requests[..]).collect();
-            let work =
-                Work { documents: &requests, special_tokens: protocol.special_tokens(), progress: Progress::hidden() };
+            let work = Work {
+                documents: &requests,
+                special_tokens: protocol.special_tokens(),
+                sampling: None,
+                progress: Progress::hidden(),
+            };
             let (mut answered, mut worst) = (0, 0.0);
             let mut done = |index: usize, responses: Vec<Response>| {
                 let place = format!("{} {name}, reference line {index}", protocol.name());

@@ -129,7 +129,7 @@ fn a_budget_that_holds_nothing_says_what_is_needed() {
     engine.limits = Limits::of(Memory(1 << 20));
     let documents = documents(4);
     let asked: Vec<&[Request]> = documents.iter().map(Vec::as_slice).collect();
-    let work = Work { documents: &asked, special_tokens: false, progress: Progress::hidden() };
+    let work = Work { documents: &asked, special_tokens: false, sampling: None, progress: Progress::hidden() };
     let error = tiny::message(engine.answer(&work, &mut |_, _| Ok(())));
     assert!(error.contains("1 MiB") && error.contains("--memory"), "{error}");
 }

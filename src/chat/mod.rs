@@ -84,6 +84,11 @@ impl ChatTemplate {
         Ok(ChatTemplate { source, bos: bos.map(str::to_owned), eos: eos.map(str::to_owned) })
     }
 
+    /// The template.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The conversation as text, as transformers' `apply_chat_template(tokenize=False)` renders it.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let turns: Vec<Value> = messages

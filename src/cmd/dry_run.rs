@@ -52,7 +52,12 @@ fn count(
     let documents: Vec<&[Request]> =
         questions.iter().flat_map(|questions| &questions.documents).map(|document| &document.requests[..]).collect();
     progress.add_total(documents.len() as u64);
-    let work = Work { documents: &documents, special_tokens: protocol.special_tokens(), progress: progress.clone() };
+    let work = Work {
+        documents: &documents,
+        special_tokens: protocol.special_tokens(),
+        sampling: None,
+        progress: progress.clone(),
+    };
     let room = Room::planned(probe.footprint, &work, Limits::of(memory))?.apart_after(config.short_length());
     let planner = Planner { encoder, cost: Cost::of(config), protocol, room };
     Ok((planner.count(&work, &task_of, questions.len())?, room))

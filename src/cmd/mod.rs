@@ -20,6 +20,7 @@ mod quantize;
 mod recipe;
 mod report;
 mod runs;
+mod samples;
 mod show;
 mod tasks;
 mod upcycle;
@@ -57,6 +58,7 @@ enum Command {
     Report(report::Args),
     Flips(flips::Args),
     Import(import::Args),
+    Samples(samples::Args),
     Finetune(finetune::Args),
     Recipe(recipe::Args),
     Dialogues(dialogues::Args),
@@ -116,6 +118,7 @@ fn run(cli: Cli) -> Result<Verdict> {
         Command::Report(args) => report::run(&place, args),
         Command::Flips(args) => flips::run(&place, args),
         Command::Import(args) => import::run(&place, args),
+        Command::Samples(args) => samples::run(&place, args),
         Command::Finetune(args) => finetune::run(&place, args),
         Command::Recipe(args) => recipe::run(&place, args),
         Command::Dialogues(args) => dialogues::run(&place, args),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::measure::{MeasureFlags, Measurement, Missing, count};
 use super::{Verdict, Workplace, output};
@@ -15,6 +15,7 @@ use crate::published::Billions;
 use crate::report::page::{self, FlipSet, Held, Made, Page, PageFlip, Recorded, Training};
 use crate::report::why::FlipText;
 use crate::request::Request;
+use crate::samples::Sheet;
 use crate::task::Document;
 use crate::train::log;
 
@@ -35,15 +36,22 @@ pub struct Args {
     /// Flipped documents shown of each task and model.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = count)]
     flips: usize,
+    /// Answers that `fireval samples --save` kept, shown side by side.
+    #[arg(long, value_name = "FILE")]
+    samples: Option<PathBuf>,
 }
 
 pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let mut measurement = args.measure.measurement(place)?;
     let specs = measurement.resolve(&args.models)?;
+    let samples = args.samples.as_deref().map(Sheet::read).transpose()?;
     output::check_writable(Some(&args.output))?;
     let contenders: Vec<Contender> =
         specs.iter().map(|spec| measurement.contender(spec, Missing::Refuse)).collect::<Result<_>>()?;
     let comparison = compare::compare(measurement.conditions.protocol, measurement.columns(), &contenders)?;
+    if let Some(sheet) = &samples {
+        check_answers(sheet, &contenders)?;
+    }
     let made: Vec<Made> = contenders.iter().map(|contender| made(place, contender)).collect::<Result<_>>()?;
     let held: Vec<Held> = specs.iter().zip(&made).map(|(spec, made)| held(spec, made)).collect::<Result<_>>()?;
     let text = page::print(&Page {
@@ -51,12 +59,28 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         origins: &why::origins(&comparison, &contenders),
         held: &held,
         flips: &flips(&mut measurement, &specs, &contenders, args.flips)?,
+        samples: samples.as_ref(),
         training: &training(&specs)?,
         made: &made,
         command: &command(),
     })?;
     output::deliver(&text, Some(&args.output))?;
     Ok(Verdict::Done)
+}
+
+/// Refuses answers of a model that goes by the name of a compared one and is another.
+fn check_answers(sheet: &Sheet, contenders: &[Contender]) -> Result<()> {
+    for answering in &sheet.models {
+        for contender in contenders.iter().filter(|contender| contender.model == answering.model) {
+            let Outcome::Measured(runs) = &contender.outcome else { continue };
+            ensure!(
+                runs.iter().all(|run| run.manifest.id == answering.id),
+                "--samples: {} has changed since it answered; run `fireval samples` again",
+                answering.model
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The command line as it was typed, quoted where a shell needs it.

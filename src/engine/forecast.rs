@@ -104,7 +104,7 @@ mod tests {
             vec![Request::Generate { context: "what?".into(), stop: Vec::new(), max_tokens: 10 }],
         ];
         let documents: Vec<&[Request]> = documents.iter().map(Vec::as_slice).collect();
-        let work = Work { documents: &documents, special_tokens: false, progress: Progress::hidden() };
+        let work = Work { documents: &documents, special_tokens: false, sampling: None, progress: Progress::hidden() };
         let mut forecast = Forecast::new(&work);
         assert_eq!(forecast.fresh, [14, 5, 5]);
         assert_eq!(work.progress.total(), 6 + 10, "24 bytes, a token each 4");

@@ -1,4 +1,4 @@
-//! Greedy generation: prompts are read together, as one trie, then all running documents take each step together; a
+//! Generation, greedy or sampled: prompts are read together, as one trie, then all running documents take each step together; a
 //! finished document makes room for those that wait.
 //!
 //! Where a model rotates long sequences otherwise, a document that becomes one is read again whole, as transformers drops
@@ -14,6 +14,7 @@ use super::admission::Admission;
 use super::budget::Room;
 use super::forecast::Forecast;
 use super::prefixes::Prefixes;
+use super::sampling::Sampling;
 use super::tokens::Prompt;
 use super::trie::Laid;
 use crate::model::decoder::{Decoder, Pasts};
@@ -29,6 +30,8 @@ pub struct Generation<'a, D: Decoder> {
     decoder: &'a D,
     tokenizer: &'a Tokenizer,
     room: Room,
+    /// The likeliest token is taken without it.
+    sampling: Option<Sampling>,
     running: Vec<Running<'a>>,
     /// Of each running document.
     pasts: Vec<D::Past>,
@@ -41,8 +44,8 @@ struct Running<'a> {
 }
 
 impl<'a, D: Decoder> Generation<'a, D> {
-    pub fn new(decoder: &'a D, tokenizer: &'a Tokenizer, room: Room) -> Generation<'a, D> {
-        Generation { decoder, tokenizer, room, running: Vec::new(), pasts: Vec::new() }
+    pub fn new(decoder: &'a D, tokenizer: &'a Tokenizer, room: Room, sampling: Option<Sampling>) -> Generation<'a, D> {
+        Generation { decoder, tokenizer, room, sampling, running: Vec::new(), pasts: Vec::new() }
     }
 
     /// Answers all of `prompts`.
@@ -85,7 +88,7 @@ impl<'a, D: Decoder> Generation<'a, D> {
         }
         let hidden = self.decoder.walk(&laid.packed, Pasts::Begin { pasts: &mut pasts, leaves: &laid.leaves })?;
         let rows: Vec<usize> = ids.iter().enumerate().map(|(at, ids)| laid.row(at, ids.len() - 1)).collect();
-        let next = self.decoder.greedy(&hidden, &rows)?;
+        let next = self.next(&hidden, &rows, &documents)?;
         for (mut document, token) in documents.into_iter().zip(next) {
             document.tokens.push(token);
             self.running.push(document);
@@ -124,10 +127,20 @@ impl<'a, D: Decoder> Generation<'a, D> {
         }
         let hidden = self.decoder.walk(&packed, Pasts::Continue(&mut self.pasts))?;
         let rows: Vec<usize> = (0..self.running.len()).collect();
-        for (document, token) in self.running.iter_mut().zip(self.decoder.greedy(&hidden, &rows)?) {
+        let next = self.next(&hidden, &rows, &self.running)?;
+        for (document, token) in self.running.iter_mut().zip(next) {
             document.tokens.push(token);
         }
         Ok(())
+    }
+
+    /// The token after each of `rows`, which are the last of `documents`.
+    fn next(&self, hidden: &D::Hidden, rows: &[usize], documents: &[Running]) -> Result<Vec<u32>> {
+        let Some(sampling) = self.sampling else { return self.decoder.greedy(hidden, rows) };
+        let next = |(&row, document): (&usize, &Running)| {
+            sampling.next(self.decoder, hidden, row, &document.prompt.ids, document.tokens.len())
+        };
+        rows.iter().zip(documents).map(next).collect()
     }
 
     /// Documents that need no further token; their pasts are freed.

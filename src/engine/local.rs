@@ -54,7 +54,7 @@ impl<D: Decoder> Engine for LocalEngine<D> {
 
         let prompt = |document: usize| encoder.generation(document, work.documents[document]);
         let prompts = Ahead::new(generations.into_iter(), prompt);
-        Generation::new(&self.decoder, &self.tokenizer, room).run(prompts, &mut forecast, done)
+        Generation::new(&self.decoder, &self.tokenizer, room, work.sampling).run(prompts, &mut forecast, done)
     }
 }
 

@@ -11,6 +11,7 @@ pub mod local;
 pub mod open;
 pub mod plan;
 mod prefixes;
+pub mod sampling;
 pub mod scripted;
 pub mod tokens;
 mod trie;
@@ -18,6 +19,7 @@ mod waves;
 
 use anyhow::Result;
 
+use self::sampling::Sampling;
 use crate::model_id::ModelId;
 use crate::progress::Progress;
 use crate::request::{Request, Response};
@@ -28,6 +30,8 @@ pub struct Work<'a> {
     pub documents: &'a [&'a [Request]],
     /// Whether prompts carry the tokenizer's special tokens (see `Protocol::special_tokens`).
     pub special_tokens: bool,
+    /// How tokens are drawn; the likeliest is taken without it.
+    pub sampling: Option<Sampling>,
     /// Counts tokens; the engine sets the total once it knows it.
     pub progress: Progress,
 }

@@ -230,7 +230,7 @@ impl<'a> Evaluation<'a> {
         let documents: Vec<&[Request]> =
             missing.iter().map(|at| &self.questions[at.task].documents[at.document].requests[..]).collect();
         let special_tokens = self.conditions.protocol.special_tokens();
-        let work = Work { documents: &documents, special_tokens, progress: progress.clone() };
+        let work = Work { documents: &documents, special_tokens, sampling: None, progress: progress.clone() };
         let mut unanswered = missing.len();
         let mut last = (Instant::now(), progress.done());
         let result = engine.answer(&work, &mut |index, responses| {

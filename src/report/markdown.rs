@@ -44,13 +44,23 @@ fn one_line(figure: &Figure) -> String {
     }
 }
 
+/// Cells of text whose lines are kept, the first line of cells the head.
+pub fn grid_of_lines(lines: &[Vec<String>]) -> String {
+    let broken = |cell: &String| cell.lines().map(escape).collect::<Vec<String>>().join("<br>");
+    let row = |cells: &Vec<String>| format!("| {} |\n", cells.iter().map(broken).collect::<Vec<String>>().join(" | "));
+    let rule = |cells: &Vec<String>| format!("|{}\n", " --- |".repeat(cells.len()));
+    let printed =
+        lines.iter().enumerate().map(|(index, cells)| if index == 0 { row(cells) + &rule(cells) } else { row(cells) });
+    printed.collect()
+}
+
 fn line(cells: &[String]) -> String {
     let cells: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
     format!("| {} |\n", cells.join(" | "))
 }
 
 /// What would end a cell or begin a tag.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace(['\n', '\r'], " ")
 }
 

@@ -5,6 +5,7 @@ pub mod csv;
 pub mod json;
 pub mod markdown;
 pub mod page;
+pub mod samples;
 pub mod terminal;
 pub mod why;
 

@@ -5,6 +5,7 @@
 //! that the page's own policy (CSP) forbids every request and every script and style but these two, so that a text which got
 //! through would still do nothing. The same runs and the same command make the same bytes: no clock is read.
 
+mod answers;
 mod charts;
 mod flips;
 mod made;
@@ -24,6 +25,7 @@ pub use made::{Made, Recorded, Training, speed};
 use super::{Figure, Table};
 use crate::compare::Comparison;
 use crate::compare::why::Origins;
+use crate::samples::Sheet;
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");
@@ -36,6 +38,8 @@ pub struct Page<'a> {
     /// The size and speed of each row's model.
     pub held: &'a [Held],
     pub flips: &'a [FlipSet],
+    /// Chat prompts with answers.
+    pub samples: Option<&'a Sheet>,
     pub training: &'a [Training],
     pub made: &'a [Made],
     /// The command line that makes the page.
@@ -69,6 +73,7 @@ pub fn print(page: &Page) -> Result<String> {
         budget => charts::budget(page.comparison, &table, page.held)?,
         shares => shares::views(page.origins),
         flips => flips::view(page.flips),
+        samples => page.samples.map(|sheet| answers::view(sheet, &models)),
         training => made::training(page.training)?,
         made => page.made.iter().map(made::view).collect::<Vec<_>>(),
         command => page.command,

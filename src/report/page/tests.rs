@@ -3,6 +3,7 @@
 use super::*;
 use crate::compare::why::Share;
 use crate::published::Billions;
+use crate::report::samples::tests::answers;
 use crate::report::tests::comparison;
 use crate::report::why::FlipText;
 use crate::store::manifest::tests::manifest;
@@ -65,6 +66,7 @@ fn page(flips: &[FlipSet]) -> String {
         origins: &origins,
         held: &held,
         flips,
+        samples: Some(&answers()),
         training: &[Training { model: "ft".to_owned(), log: steps() }],
         made: &made,
         command: "fireval report base 'f t'",
@@ -75,7 +77,7 @@ fn page(flips: &[FlipSet]) -> String {
 #[test]
 fn a_page_has_every_part_and_the_table_s_digits() {
     let text = page(&[set(vec![flip("why?", "q")])]);
-    for part in ["scores", "differences", "budget", "origins", "flips", "training", "made"] {
+    for part in ["scores", "differences", "budget", "origins", "flips", "samples", "training", "made"] {
         assert!(text.contains(&format!("<section id=\"{part}\">")), "{part}");
     }
     let table = Table::of(&comparison());
@@ -91,6 +93,7 @@ fn a_page_has_every_part_and_the_table_s_digits() {
     assert!(text.contains("<td>46.7 B</td><td>12.9 B</td><td>56.10</td><td>234</td>"), "{text}");
     assert!(text.contains("4 steps, 400 tokens; mean cross-entropy of the learnt tokens from 2.8750 to 2.5000"));
     assert!(text.contains("fireval report base &#x27;f t&#x27;"), "the command, escaped");
+    assert!(text.contains("<p class=\"text\">a|b</p>") && text.contains("3 tokens, cut there"), "answers");
     assert_eq!(page(&[]), page(&[]), "the same bytes");
     assert!(!page(&[]).contains("<section id=\"flips\">"));
 }
