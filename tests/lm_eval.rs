@@ -90,8 +90,17 @@ fn flags<'a>(data: &'a str, tasks: &'a str, protocol: &'a str) -> Vec<&'a str> {
 fn exported(place: &Workplace, data: &str, tasks: &str, protocol: &str) -> Files {
     let flags = flags(data, tasks, protocol);
     place.run(&[&["eval", "scripted:a"], &flags[..]].concat()).done();
+    let folder = fs::read_dir(place.path("results/runs")).unwrap().next().unwrap().unwrap().path().join(protocol);
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.extension().unwrap() == "json" {
+            let mut run: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            run["date"] = Value::from("2024-02-29T12:00:00Z");
+            fs::write(&path, run.to_string()).unwrap();
+        }
+    }
     let export = ["export", "scripted:a", "--format", "lm-eval", "--output", "out"];
     let listed = place.run(&[&export[..], &flags[..]].concat()).done();
+    assert!(listed.lines().all(|line| line.contains("_2024-02-29T12-00-00.json")), "when it was run: {listed}");
     assert!(listed.lines().all(|line| place.path(line).exists()), "{listed}");
     Files::read(&place.path("out/scripted__a"))
 }
@@ -110,6 +119,7 @@ fn an_export_is_what_the_harness_writes() {
             }
             assert_alike(&format!("{run}.{key}"), &ours, &theirs);
         }
+        assert_eq!(ours.results["date"], Value::from(1_709_208_000.0), "{run}");
         for key in keys(&theirs.results["config"]) {
             assert!(ours.results["config"].get(&key).is_some(), "{run}: no config.{key}");
         }
@@ -232,6 +242,7 @@ fn the_harness_s_own_files_pair_with_our_run_document_by_document() {
         ("gsm8k", "2"),
     ];
     assert_no_difference(&csv, &counts);
+    place.run(&["runs", "--verify"]).done();
     let listed = place.run(&["runs"]).done();
     assert_eq!(listed.lines().filter(|line| line.starts_with("imported:harness  ")).count(), 6, "{listed}");
     let flips = ["flips", "mmlu", "scripted:b", "imported:harness", "--documents", "2", "--protocol", "lm-eval-latest"];

@@ -11,6 +11,8 @@ use fireval::rows::Rows;
 use yaml_rust2::{Yaml, YamlLoader};
 
 const TASKS: &str = "arc_challenge,gsm8k";
+/// When the runs were made, for all that their manifests say.
+const RUN_ON: &str = "2024-02-29T12:00:00Z";
 
 /// A folder of whole, small benchmarks, and `scripted:a` scored on it.
 fn scored() -> Workplace {
@@ -25,6 +27,13 @@ fn scored() -> Workplace {
     place.write("rows/gsm8k/train.jsonl", &(0..9).map(sum).collect::<String>());
     place.write("rows/gsm8k/test.jsonl", &(9..20).map(sum).collect::<String>());
     place.run(&["eval", "scripted:a", "--data", "rows", "--tasks", TASKS]).done();
+    for task in TASKS.split(',') {
+        let manifest = fs::read_dir(place.path("results/runs")).unwrap().next().unwrap().unwrap().path();
+        let manifest = manifest.join(format!("leaderboard-v1/{task}.json"));
+        let mut run: serde_json::Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+        run["date"] = RUN_ON.into();
+        fs::write(&manifest, run.to_string()).unwrap();
+    }
     place
 }
 
@@ -69,7 +78,7 @@ fn a_card_holds_the_table_s_digits() {
     assert_eq!(entry["dataset"]["id"].as_str(), Some("openai/gsm8k"));
     assert_eq!(entry["dataset"]["task_id"].as_str(), Some("gsm8k"));
     assert_eq!(entry["value"].as_f64(), Some(scores[1]));
-    assert!(entry["date"].as_str().is_some_and(|date| date.ends_with('Z')), "a date is a string: {entry:?}");
+    assert_eq!(entry["date"].as_str(), Some(RUN_ON), "a string, and when it was run, not when it was exported");
     assert!(entry["notes"].as_str().unwrap().contains("5-shot, acc, 11 documents, 95 % interval ["), "{entry:?}");
     assert!(place.path("card/.eval_results/arc_challenge.yaml").exists());
 }

@@ -105,7 +105,7 @@ pub fn stored(subject: &Subject, questions: &[Questions], conditions: &Condition
             questions[first.task].task.name(),
         );
     }
-    (0..questions.len()).map(|task| evaluation.run(task, Spent::default())).collect()
+    (0..questions.len()).map(|task| evaluation.stored_run(task)).collect()
 }
 
 /// Stores `answers` that were given elsewhere to the documents of one task, and returns its run. What is stored of them
@@ -278,6 +278,16 @@ impl<'a> Evaluation<'a> {
             }
         }
         Ok(runs)
+    }
+
+    /// The run of one task; when and how fast it was made is in its stored manifest, if that is of this very run.
+    fn stored_run(&self, task: usize) -> Result<Run> {
+        let mut run = self.run(task, Spent::default())?;
+        let before = self.shelves[task].manifest().ok().flatten();
+        if let Some(before) = before.filter(|before| before.same_outcome(&run.manifest)) {
+            run.manifest = Manifest { model: run.manifest.model, ..before };
+        }
+        Ok(run)
     }
 
     /// The run of one task, counted from stored responses.
