@@ -111,6 +111,7 @@ mod tests {
         });
         let text = to_string(&value).unwrap();
         assert_eq!(read(&YamlLoader::load_from_str(&text).unwrap()[0]), value, "{text}");
+        assert!(!text.contains(['\u{7f}', '\u{85}', '\u{2028}']), "stricter readers stop at these: {text}");
     }
 
     #[test]
