@@ -36,6 +36,7 @@ pub mod transform;
 // 4 together
 pub mod compare;
 pub mod eval;
+pub mod gate;
 pub mod project;
 pub mod published;
 pub mod samples;

@@ -147,18 +147,30 @@ pub fn size(task: &str) -> Option<Size> {
     }
 }
 
+/// Documents of MMLU's 57 subjects, fewest first.
+pub const MMLU_SUBJECTS: [usize; 57] = [
+    100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 102, 103, 108, 110, 112, 114, 121, 126, 131, 135, 144, 145, 151,
+    152, 163, 165, 166, 171, 173, 193, 198, 201, 203, 204, 216, 223, 234, 235, 237, 238, 245, 265, 270, 272, 282, 306,
+    310, 311, 324, 346, 378, 390, 545, 612, 783, 895, 1534,
+];
+
 /// Whether `difference`, a fraction, is no larger than nine in ten of those between float16 and bfloat16 rows of the same
 /// weights (`noise_floor.csv`, whole benchmark) of `task`, or of the "average"; false for other tasks.
 pub fn is_noise(task: &str, difference: f64) -> Result<bool> {
+    Ok(noise_floor(task)?.is_some_and(|floor| difference.abs() <= floor + 1e-11))
+}
+
+/// What nine in ten of the differences of `is_noise` do not exceed, a fraction; none for other tasks.
+pub fn noise_floor(task: &str) -> Result<Option<f64>> {
     let rows = Rows::csv(NOISE_PLACE.to_owned(), NOISE.as_bytes())?;
     for index in 0..rows.len() {
         let row = rows.get(index)?;
         if row.get("task").and_then(|name| name.as_str()) == Some(task) {
             let floor = row.get("p90").and_then(|value| value.as_f64()).with_context(|| rows.place(index))?;
-            return Ok(difference.abs() * 100.0 <= floor + 1e-9);
+            return Ok(Some(floor / 100.0));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Every row.
@@ -231,6 +243,14 @@ mod tests {
         for (task, _) in COLUMNS {
             assert!(is_noise(task, 0.0).unwrap() && size(task).is_some(), "{task}");
         }
+    }
+
+    #[test]
+    fn mmlu_s_subjects_are_its_documents() {
+        let size = size("mmlu").unwrap();
+        assert_eq!(MMLU_SUBJECTS.iter().sum::<usize>(), size.documents);
+        let effective = 57.0 * 57.0 / MMLU_SUBJECTS.iter().map(|&n| 1.0 / n as f64).sum::<f64>();
+        assert!((effective - size.effective).abs() < 0.05, "{effective}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("together", &["project"]),
     ("evaluation", &["eval", "samples"]),
     ("comparison", &["compare"]),
+    ("judging", &["gate"]),
     ("showing", &["report"]),
     ("exchange", &["exchange"]),
     ("commands", &["cmd"]),

@@ -8,12 +8,14 @@ use clap::Args;
 use super::Workplace;
 use crate::compare::{Column, Contender, Outcome};
 use crate::eval::{self, Conditions, Questions, Run, Subject};
+use crate::gate::baseline::Baseline;
 use crate::memory::Memory;
 use crate::model::home::Home;
 use crate::model_id::Quantization;
 use crate::progress::Progress;
 use crate::project::{ModelSpec, Source};
 use crate::protocol::Protocol;
+use crate::store::Store;
 use crate::task::{self, DataSource, Task};
 use crate::weights::writer::Dtype;
 
@@ -126,6 +128,19 @@ impl MeasureFlags {
         self
     }
 
+    /// As `baseline` was asked where no flag says otherwise.
+    pub fn as_asked(mut self, baseline: &Baseline) -> MeasureFlags {
+        if self.suite.is_none() {
+            self.tasks.get_or_insert_with(|| baseline.task_names());
+        }
+        self.limit = self.limit.or(baseline.limit);
+        self.source.protocol.get_or_insert(baseline.protocol);
+        self.chat_template |= baseline.chat_template;
+        let bundled = baseline.data == DataSource::Bundled.describe();
+        self.source.data = self.source.data.or(bundled.then(|| "bundled".to_owned()));
+        self
+    }
+
     /// Reads the flags and the project file's defaults.
     pub fn measurement<'a>(&self, place: &'a Workplace) -> Result<Measurement<'a>> {
         let (settings, asked) = (&place.project.eval, &self.asked);
@@ -234,6 +249,12 @@ impl Measurement<'_> {
             self.questions = Some(eval::questions(&self.tasks, &self.conditions, chat.as_ref())?);
         }
         Ok(())
+    }
+
+    /// The runs of `subject` in `store`, of the documents that `spec` is asked; evaluates nothing.
+    pub fn stored(&mut self, subject: &Subject, store: &Store, spec: &ModelSpec) -> Result<Vec<Run>> {
+        self.ask(spec)?;
+        eval::stored(subject, self.questions.as_deref().unwrap_or_default(), &self.conditions, store)
     }
 
     /// The most memory that an evaluation may use.

@@ -1,8 +1,9 @@
 //! The commands, one a file with its flags. Here: what they share, and how they end.
 //!
 //! Exit codes are an interface: 0 done, 1 a check found a difference, 2 the program could not do its work (every error,
-//! wrong usage too). A reader that closes the pipe early is no error.
+//! wrong usage too), 3 not enough evidence. A reader that closes the pipe early is no error.
 
+mod baseline;
 mod compare;
 mod dialogues;
 mod dry_run;
@@ -11,10 +12,12 @@ mod export;
 mod fetch;
 mod finetune;
 mod flips;
+mod gate;
 mod import;
 mod measure;
 mod merge;
 mod output;
+mod plan_eval;
 mod prompts;
 mod quantize;
 mod recipe;
@@ -59,6 +62,9 @@ enum Command {
     Flips(flips::Args),
     Import(import::Args),
     Samples(samples::Args),
+    Gate(Box<gate::Args>),
+    Baseline(baseline::Args),
+    PlanEval(plan_eval::Args),
     Finetune(finetune::Args),
     Recipe(recipe::Args),
     Dialogues(dialogues::Args),
@@ -78,6 +84,8 @@ enum Verdict {
     Done,
     /// A check found a difference.
     Differs,
+    /// A gate found no sign of a difference and no proof of the contrary.
+    NotEnough,
 }
 
 /// What every command works in.
@@ -99,6 +107,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(Verdict::Done) => ExitCode::SUCCESS,
         Ok(Verdict::Differs) => ExitCode::from(1),
+        Ok(Verdict::NotEnough) => ExitCode::from(3),
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -119,6 +128,9 @@ fn run(cli: Cli) -> Result<Verdict> {
         Command::Flips(args) => flips::run(&place, args),
         Command::Import(args) => import::run(&place, args),
         Command::Samples(args) => samples::run(&place, args),
+        Command::Gate(args) => gate::run(&place, *args),
+        Command::Baseline(args) => baseline::run(&place, args),
+        Command::PlanEval(args) => plan_eval::run(&place, args),
         Command::Finetune(args) => finetune::run(&place, args),
         Command::Recipe(args) => recipe::run(&place, args),
         Command::Dialogues(args) => dialogues::run(&place, args),

@@ -2,11 +2,15 @@
 //! digits are the same everywhere.
 
 pub mod csv;
+pub mod github;
 pub mod json;
+pub mod junit;
 pub mod markdown;
 pub mod page;
+pub mod plan;
 pub mod samples;
 pub mod terminal;
+pub mod verdict;
 pub mod why;
 
 use clap::ValueEnum;

@@ -17,6 +17,15 @@ pub fn power(difference: f64, stderr: f64, alpha: f64) -> f64 {
     below(shift - limit) + below(-shift - limit)
 }
 
+/// The probability that a true loss of `difference` is told from none, one-sided at `confidence`; as likely is a candidate that
+/// lost nothing shown to have lost less than `difference` (non-inferiority).
+pub fn one_sided(difference: f64, stderr: f64, confidence: f64) -> f64 {
+    if stderr <= 0.0 {
+        return if difference > 0.0 { 1.0 } else { 1.0 - confidence };
+    }
+    below(difference / stderr - quantile(confidence))
+}
+
 /// The smallest true difference that is found with probability `power`, two-sided at `alpha`.
 pub fn smallest_visible(stderr: f64, alpha: f64, power: f64) -> f64 {
     (quantile(1.0 - alpha / 2.0) + quantile(power)) * stderr
@@ -46,6 +55,14 @@ mod tests {
         assert!((smallest_visible(stderr, 0.05, 0.8) - 0.03).abs() < 1e-12);
         // The other tail adds next to nothing.
         assert!((power(0.03, stderr, 0.05) - 0.8).abs() < 1e-5);
+    }
+
+    #[test]
+    fn one_side_by_hand() {
+        // 2.5 errors less 1.96 are 0.54: 0.7054.
+        assert!((one_sided(0.01, 0.004, 0.975) - 0.7054).abs() < 1e-4);
+        assert!((one_sided(0.0, 0.004, 0.975) - 0.025).abs() < 1e-12);
+        assert_eq!((one_sided(0.01, 0.0, 0.975), one_sided(0.0, 0.0, 0.75)), (1.0, 0.25));
     }
 
     #[test]

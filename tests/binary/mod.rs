@@ -77,6 +77,7 @@ impl Workplace {
         command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
         command.env("HF_HOME", self.path("hub-cache")).env("HF_HUB_OFFLINE", "1");
         command.env_remove("HF_TOKEN").env_remove("HF_ENDPOINT");
+        command.env_remove("GITHUB_ACTIONS").env_remove("GITHUB_STEP_SUMMARY");
         command
     }
 

@@ -1,0 +1,96 @@
+//! What stands on one side of a gate.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::super::measure::Measurement;
+use crate::eval::{Run, Subject};
+use crate::gate::baseline::Baseline;
+use crate::model::home::Home;
+use crate::project::{ModelSpec, Source};
+use crate::store::{Manifest, Store};
+
+/// A baseline or a candidate.
+pub enum Side {
+    /// As `compare` takes it.
+    Model(String),
+    /// A folder of stored runs: the model itself need not be here.
+    Runs(StoredRuns),
+    /// A committed file.
+    File(Box<Baseline>),
+}
+
+/// `results/runs/<model>-<digits>`, of any results folder.
+pub struct StoredRuns {
+    store: Store,
+    subject: Subject,
+}
+
+impl Side {
+    /// A file that ends in `.json` is a baseline, a folder of manifests is a model's runs; all else names a model.
+    pub fn of(text: &str) -> Result<Side> {
+        let path = Path::new(text);
+        if path.extension().is_some_and(|ending| ending == "json") && !path.is_dir() {
+            return Ok(Side::File(Box::new(Baseline::read(path)?)));
+        }
+        if path.is_dir() && !path.join("config.json").exists() {
+            if let Some(manifest) = manifest_in(path)? {
+                return Ok(Side::Runs(StoredRuns::of(path, manifest)?));
+            }
+        }
+        Ok(Side::Model(text.to_owned()))
+    }
+}
+
+impl StoredRuns {
+    fn of(folder: &Path, manifest: Manifest) -> Result<StoredRuns> {
+        let whole = folder.canonicalize().with_context(|| format!("can't read {}", folder.display()))?;
+        let runs = whole.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "runs"));
+        let root = runs.and_then(Path::parent);
+        let root = root.with_context(|| {
+            format!("{}: a model's runs lie in the folder runs of a results folder", folder.display())
+        })?;
+        Ok(StoredRuns { store: Store::new(root), subject: Subject { name: manifest.model, id: manifest.id } })
+    }
+
+    pub fn name(&self) -> String {
+        self.subject.name.clone()
+    }
+
+    /// A stand-in for the model, which is nowhere: good for a name, and for questions without a chat template.
+    pub fn spec(&self) -> ModelSpec {
+        ModelSpec {
+            name: self.subject.name.clone(),
+            source: Source::Checkpoint(PathBuf::from(&self.subject.name)),
+            adapter: None,
+            dtype: None,
+            quantization: None,
+            home: Home::default(),
+        }
+    }
+
+    /// The runs on the documents that `spec` is asked.
+    pub fn read(&self, measurement: &mut Measurement, spec: &ModelSpec) -> Result<Vec<Run>> {
+        ensure!(
+            !measurement.conditions.chat_template,
+            "{}: a folder of runs says nothing of the chat template; name the model itself, or save a baseline",
+            self.subject.name
+        );
+        measurement.stored(&self.subject, &self.store, spec)
+    }
+}
+
+/// The first manifest of a folder's protocols.
+fn manifest_in(folder: &Path) -> Result<Option<Manifest>> {
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> =
+            std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        paths.sort();
+        paths
+    };
+    let files = entries(folder).into_iter().flat_map(|protocol| entries(&protocol));
+    let manifest = files.filter(|file| file.extension().is_some_and(|ending| ending == "json"));
+    let mut found = manifest.filter_map(|file| Manifest::read(&file).transpose());
+    found.next().transpose()
+}
