@@ -129,7 +129,7 @@ impl MeasureFlags {
     }
 
     /// As `baseline` was asked where no flag says otherwise.
-    pub fn as_asked(mut self, baseline: &Baseline) -> MeasureFlags {
+    pub fn like(mut self, baseline: &Baseline) -> MeasureFlags {
         if self.suite.is_none() {
             self.tasks.get_or_insert_with(|| baseline.task_names());
         }

@@ -93,7 +93,7 @@ pub struct Plan {
 /// Plans for the six tasks under leaderboard-v1. `margin` a fraction, `confidence` one-sided.
 pub fn plan(margin: f64, power: f64, confidence: f64, assumed: Assumed) -> Result<Plan> {
     ensure!(margin > 0.0 && margin < 1.0, "a margin between 0 and 100 points");
-    ensure!(power >= 0.5 && power < 1.0, "a power of at least 0.5 and below 1, as 0.8");
+    ensure!((0.5..1.0).contains(&power), "a power of at least 0.5 and below 1, as 0.8");
     ensure!(confidence > 0.5 && confidence < 1.0, "a one-sided confidence between 0.5 and 1, as 0.975");
     if let Assumed::Flips(share) = assumed {
         ensure!(share > 0.0 && share <= 1.0, "a share of flips above 0 and at most 1, as 0.08");

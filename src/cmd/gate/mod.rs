@@ -59,7 +59,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let baseline = Side::of(&args.baseline)?;
     let candidate = Side::of(&args.candidate)?;
     let measure = match &baseline {
-        Side::File(file) => args.measure.as_asked(file),
+        Side::File(file) => args.measure.like(file),
         Side::Model(_) | Side::Runs(_) => args.measure,
     };
     let mut measurement = measure.measurement(place)?;

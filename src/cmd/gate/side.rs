@@ -34,10 +34,9 @@ impl Side {
         if path.extension().is_some_and(|ending| ending == "json") && !path.is_dir() {
             return Ok(Side::File(Box::new(Baseline::read(path)?)));
         }
-        if path.is_dir() && !path.join("config.json").exists() {
-            if let Some(manifest) = manifest_in(path)? {
-                return Ok(Side::Runs(StoredRuns::of(path, manifest)?));
-            }
+        let of_runs = path.is_dir() && !path.join("config.json").exists();
+        if let Some(manifest) = of_runs.then(|| manifest_in(path)).transpose()?.flatten() {
+            return Ok(Side::Runs(StoredRuns::of(path, manifest)?));
         }
         Ok(Side::Model(text.to_owned()))
     }
