@@ -3,7 +3,7 @@
 //! format.
 //!
 //! Documents stand in the order of their rows. Of each document's digest the first eight digits are kept: they say at a
-//! known place whether the same was asked, and are nine tenths of the file.
+//! known place whether the same was asked, and are most of the file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
