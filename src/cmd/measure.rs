@@ -134,10 +134,11 @@ impl MeasureFlags {
             self.tasks.get_or_insert_with(|| baseline.task_names());
         }
         self.limit = self.limit.or(baseline.limit);
-        self.source.protocol.get_or_insert(baseline.protocol);
-        self.chat_template |= baseline.chat_template;
+        let asked = &mut self.asked;
+        asked.source.protocol.get_or_insert(baseline.protocol);
+        asked.chat_template |= baseline.chat_template;
         let bundled = baseline.data == DataSource::Bundled.describe();
-        self.source.data = self.source.data.or(bundled.then(|| "bundled".to_owned()));
+        asked.source.data = asked.source.data.take().or(bundled.then(|| "bundled".to_owned()));
         self
     }
 
