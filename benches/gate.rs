@@ -243,7 +243,7 @@ fn empty_run(model: &str, task: &Task, subjects: &[usize], random: &mut Random) 
 
 /// `gates` simulated gates of one kind under the default rules, seeded.
 pub fn simulate(kind: Kind, gates: usize) -> Counts {
-    let rules = Rules::open(None).expect("built in");
+    let rules = Rules::read(include_str!("../results/gate.toml"), "results/gate.toml").expect("the default rules");
     let seeds = (0..gates as u64).into_par_iter();
     let ended = seeds.map_init(
         || Stage::new(&kind),
