@@ -325,7 +325,7 @@ fn the_project_passes_its_own_gate() {
     let args = ["gate", "--baseline", &baseline, "--rules", &rules, "--candidate"];
     let text = place.run(&[&args[..], &["scripted:self"]].concat()).done();
     assert!(text.contains(": 0.00 [") && last(&text).starts_with("pass: "), "{text}");
-    let other = place.run(&[&args[..], &["scripted:self+dead"]].concat());
+    let other = place.run(&[&args[..], &["scripted:self+dead", "--accept-low-power"]].concat());
     assert_eq!(other.code, 1, "{}", other.stdout);
     assert!(last(&other.stdout).starts_with("suspect: "), "{}", other.stdout);
 }
