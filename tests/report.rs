@@ -1,4 +1,5 @@
-//! One set of digits: every format is read back and holds the figures of the table.
+//! One set of digits: each of the six formats is read back by a reader of that format, and holds the figures of the table
+//! under names that hold what every format has to escape.
 
 mod binary;
 
@@ -6,23 +7,49 @@ use std::collections::BTreeMap;
 
 use binary::Workplace;
 use fireval::rows::Rows;
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use serde_json::Value;
 
-/// Score, error, difference and its error by model and task; `-` for what is not there.
-type Figures = BTreeMap<(String, String), [String; 4]>;
+/// What is special in CSV, JSON, Markdown, LaTeX, HTML or a terminal's frame. (`+` would choose the engine's behaviour.)
+const STRANGE: &str =
+    "scripted:a|b, \"c\" 'd' & &amp; &lt;e> <b>50%</b> #_f_{g}$h$ \\i\\| ~~j~~ ^k *l* `m` [n](o) -- │ ┆ é\np";
 
-const TITLES: [(&str, &str); 3] = [("ARC", "arc_challenge"), ("MMLU", "mmlu"), ("Winogrande", "winogrande")];
+/// By model (line ends as spaces, as most formats have them) and task, then by the column that CSV calls it; empty for what
+/// is not there. Differences without their plus.
+type Figures = BTreeMap<(String, String), BTreeMap<&'static str, String>>;
+
+const SCORES: [&str; 4] = ["score", "stderr", "delta", "delta_stderr"];
+/// The columns of the second table, by its cells; `noise` is the mark after the difference.
+const TESTS: [&[&str]; 5] =
+    [&["score", "low", "high"], &["delta", "delta_low", "delta_high"], &["p"], &["holm"], &["gained", "lost"]];
+const PLAIN: [&str; 2] = ["documents", "correct"];
+
+const TITLES: [(&str, &str); 4] =
+    [("ARC", "arc_challenge"), ("MMLU", "mmlu"), ("Winogrande", "winogrande"), ("Average", "average")];
 
 fn printed(format: &str) -> String {
     let place = Workplace::new();
-    let models = ["scripted:a", "scripted:b", "published:mistralai/Mixtral-8x7B-v0.1@4bit"];
+    let models = ["scripted:b", STRANGE, "published:mistralai/Mixtral-8x7B-v0.1@4bit"];
     let flags = ["--data", "bundled", "--tasks", "arc_challenge,mmlu,winogrande", "--limit", "7", "--format", format];
     place.run(&[&["compare"], &models[..], &flags[..]].concat()).done()
 }
 
-/// With two decimals and, for differences, a sign: what the formats agree on.
-fn digits(value: &Value) -> String {
-    value.as_f64().map_or("-".to_owned(), |number| format!("{number:.2}"))
+fn key(model: &str, task: &str) -> (String, String) {
+    (model.replace('\n', " "), task.to_owned())
+}
+
+fn columns() -> impl Iterator<Item = &'static str> {
+    let tests = TESTS.into_iter().flatten().skip(1).copied().filter(|column| *column != "delta");
+    SCORES.into_iter().chain(tests).chain(PLAIN).chain(["noise"])
+}
+
+/// The task whose title begins a cell.
+fn task(cell: &str) -> Option<&'static str> {
+    TITLES.iter().find(|(title, _)| cell.split([' ', '\n']).next() == Some(title)).map(|(_, task)| *task)
+}
+
+fn unsigned(text: &str) -> String {
+    text.trim().trim_start_matches('+').to_owned()
 }
 
 fn from_csv(text: &str) -> Figures {
@@ -30,11 +57,26 @@ fn from_csv(text: &str) -> Figures {
     let mut figures = Figures::new();
     for index in 0..rows.len() {
         let row = rows.get(index).unwrap();
-        let text = |column: &str| row[column].as_str().unwrap().to_owned();
-        let figure = ["score", "stderr", "delta", "delta_stderr"].map(|column| digits(&row[column]));
-        figures.insert((text("model"), text("task")), figure);
+        let name = |column: &str| row[column].as_str().unwrap().to_owned();
+        let cells = columns().map(|column| match &row[column] {
+            Value::String(text) => (column, text.clone()),
+            value => (column, number(column, value)),
+        });
+        figures.insert(key(&name("model"), &name("task")), cells.collect());
     }
     figures
+}
+
+/// A number that a reader gave its type, with the digits of `like`: two decimals for scores, any for what isn't a score.
+fn number(column: &str, value: &Value) -> String {
+    match (column, value) {
+        (_, Value::Null) => String::new(),
+        (_, Value::Bool(noise)) => if *noise { "yes" } else { "no" }.to_owned(),
+        ("documents" | "correct" | "gained" | "lost", value) => value.as_u64().unwrap().to_string(),
+        ("p" | "holm", value) if value.as_f64().unwrap() >= 0.0001 => format!("{:.4}", value.as_f64().unwrap()),
+        ("p" | "holm", value) => format!("{:.1e}", value.as_f64().unwrap()),
+        (_, value) => format!("{:.2}", value.as_f64().unwrap()),
+    }
 }
 
 fn from_json(text: &str) -> Figures {
@@ -44,158 +86,226 @@ fn from_json(text: &str) -> Figures {
         let name = model["model"].as_str().unwrap();
         let scores = model["scores"].as_object().unwrap().iter().map(|(task, figure)| (task.as_str(), figure));
         for (task, figure) in scores.chain([("average", &model["average"])]) {
-            let figure = ["score", "stderr", "delta", "delta_stderr"].map(|key| digits(&figure[key]));
-            figures.insert((name.to_owned(), task.to_owned()), figure);
+            let cells = columns().map(|column| (column, number(column, figure.get(column).expect(column))));
+            figures.insert(key(name, task), cells.collect());
         }
     }
     figures
 }
+
+/// Lines of cells, the first the head.
+type Grid = Vec<Vec<String>>;
 
 /// `57.52 ±1.45`, `-0.50`, or nothing.
 fn value_and_error(text: &str) -> [String; 2] {
-    let mut parts = text.split(" ±").map(|part| part.trim().trim_start_matches('+').to_owned());
-    let part = |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or("-".to_owned());
-    [part(parts.next()), part(parts.next())]
+    let mut parts = text.split(" ±").map(unsigned);
+    let mut part = || parts.next().filter(|part| part != "-").unwrap_or_default();
+    [part(), part()]
 }
 
+/// The figures of a format that prints two tables for people. In the first a cell is `57.52 ±1.45 (+1.42 ±0.91)`, in the
+/// second `+1.42 [-0.36, +3.20] ~` and `+3 -2`.
+fn from_grids(grids: &[Grid]) -> Figures {
+    let [first, second] = grids else { panic!("{} tables", grids.len()) };
+    let mut figures = Figures::new();
+    for line in &first[1..] {
+        assert_eq!(line.len(), first[0].len(), "{line:?}");
+        for (title, cell) in first[0].iter().zip(line).skip(1) {
+            let Some(task) = task(title) else { continue };
+            let (score, delta) = match task {
+                "average" => (cell.as_str(), line.last().unwrap().as_str()),
+                _ => cell
+                    .split_once(" (")
+                    .map_or((cell.as_str(), ""), |(score, delta)| (score, delta.trim_end_matches(')'))),
+            };
+            let numbers = [value_and_error(score), value_and_error(delta)].concat();
+            figures.insert(key(&line[0], task), SCORES.into_iter().zip(numbers).collect());
+        }
+    }
+    for line in &second[1..] {
+        let figure = figures.get_mut(&key(&line[0], task(&line[1]).unwrap())).unwrap();
+        for (names, cell) in TESTS.into_iter().zip(&line[2..]) {
+            let words = cell.split([' ', '[', ']', ',']).filter(|word| !word.is_empty() && *word != "~");
+            let mut words = words.map(|word| if names[0] == "gained" { word[1..].to_owned() } else { unsigned(word) });
+            for name in names {
+                let word = words.next().unwrap_or_default();
+                let before = figure.insert(name, word.clone()).unwrap_or(word.clone());
+                assert_eq!(before, word, "{name} in both tables");
+            }
+        }
+        let noise = if line[3].ends_with('~') { "yes" } else { "no" };
+        figure.insert("noise", if line[3].is_empty() { "" } else { noise }.to_owned());
+    }
+    figures
+}
+
+/// Every text in a cell, read with all that GitHub reads; anything else than text there is a name that was not escaped.
 fn from_markdown(text: &str) -> Figures {
-    let cells = |line: &str| -> Vec<String> {
-        line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
-    };
-    let mut lines = text.lines().take_while(|line| line.starts_with('|'));
-    let head = cells(lines.next().unwrap());
-    let mut figures = Figures::new();
-    for line in lines.skip(1) {
-        let cells = cells(line);
-        for (title, cell) in head.iter().zip(&cells) {
-            let known = TITLES.iter().find(|(known, _)| title.starts_with(known));
-            let (task, score, delta) = match known {
-                Some((_, task)) => {
-                    let (score, delta) = cell.split_once(" (").unwrap_or((cell, ""));
-                    (*task, score.to_owned(), delta.trim_end_matches(')').to_owned())
-                }
-                None if title == "Average" => ("average", cell.clone(), cells.last().unwrap().clone()),
-                None => continue,
-            };
-            let ([score, stderr], [delta, delta_stderr]) = (value_and_error(&score), value_and_error(&delta));
-            figures.insert((cells[0].clone(), task.to_owned()), [score, stderr, delta, delta_stderr]);
+    let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_MATH;
+    let mut grids: Vec<Grid> = Vec::new();
+    let mut inside = false;
+    for event in Parser::new_ext(text, options) {
+        let grid = grids.last_mut();
+        match event {
+            Event::Start(Tag::Table(_)) => {
+                inside = true;
+                grids.push(Grid::new());
+            }
+            Event::End(TagEnd::Table) => inside = false,
+            Event::Start(Tag::TableHead | Tag::TableRow) => grid.unwrap().push(Vec::new()),
+            Event::Start(Tag::TableCell) => grid.unwrap().last_mut().unwrap().push(String::new()),
+            Event::Text(text) if inside => grid.unwrap().last_mut().unwrap().last_mut().unwrap().push_str(&text),
+            Event::End(TagEnd::TableHead | TagEnd::TableRow | TagEnd::TableCell) => {}
+            other => assert!(!inside, "in a table: {other:?}"),
         }
     }
-    figures
+    from_grids(&grids)
 }
 
-fn from_terminal(text: &str) -> Figures {
-    let grid: Vec<Vec<String>> = text
-        .lines()
-        .take_while(|line| !line.starts_with("leaderboard-v1"))
-        .filter(|line| line.starts_with('│'))
-        .map(|line| line.trim_matches('│').split('┆').map(|cell| cell.trim().to_owned()).collect())
+fn from_html(text: &str) -> Figures {
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let page = roxmltree::Document::parse_with_options(text, options).unwrap();
+    let named = |node: roxmltree::Node, name: &str| node.tag_name().name() == name;
+    let tables = page.descendants().filter(|node| named(*node, "table"));
+    let grids: Vec<Grid> = tables
+        .map(|table| {
+            let rows = table.descendants().filter(|node| named(*node, "tr"));
+            let cells =
+                |row: roxmltree::Node| row.children().map(|cell| cell.text().unwrap_or_default().to_owned()).collect();
+            rows.map(cells).collect()
+        })
         .collect();
-    let head = &grid[0];
-    let mut figures = Figures::new();
-    for pair in grid[2..].chunks(2) {
-        let (first, second) = (&pair[0], &pair[1]);
-        for (column, title) in head.iter().enumerate() {
-            let known = TITLES.iter().find(|(known, _)| known == title);
-            let (task, delta) = match known {
-                Some((_, task)) => (*task, &second[column]),
-                None if title == "Average" => ("average", first.last().unwrap()),
-                None => continue,
-            };
-            let ([score, stderr], [delta, delta_stderr]) = (value_and_error(&first[column]), value_and_error(delta));
-            figures.insert((first[0].clone(), task.to_owned()), [score, stderr, delta, delta_stderr]);
-        }
+    from_grids(&grids)
+}
+
+/// The cells of the `tabular`s in what fireval writes: escaped characters, a few commands, `$`, `&` and `\\`.
+fn from_latex(text: &str) -> Figures {
+    let tabulars =
+        text.split("\\begin{tabular}{").skip(1).map(|tabular| tabular.split("\\end{tabular}").next().unwrap());
+    let grids: Vec<Grid> = tabulars
+        .map(|tabular| {
+            let (columns, body) = tabular.split_once('}').unwrap();
+            let mut grid: Grid = body.replace("\\hline\n", "").trim().split(" \\\\").map(latex_cells).collect();
+            assert_eq!(grid.pop(), Some(vec![String::new()]), "the last line ends too");
+            assert!(grid.iter().all(|line| line.len() == columns.len()), "{grid:?}");
+            grid
+        })
+        .collect();
+    from_grids(&grids)
+}
+
+fn latex_cells(line: &str) -> Vec<String> {
+    let mut cells = vec![String::new()];
+    let mut rest = line.trim();
+    while let Some(c) = rest.chars().next() {
+        let commands = [
+            ("\\textbackslash{}", "\\"),
+            ("\\textasciitilde{}", "~"),
+            ("\\textasciicircum{}", "^"),
+            ("\\textless{}", "<"),
+            ("\\textgreater{}", ">"),
+            ("\\textbar{}", "|"),
+            ("\\textasciigrave{}", "`"),
+            ("\\textquotesingle{}", "'"),
+            ("\\char34{}", "\""),
+            ("$\\pm$", "±"),
+            ("$+$", "+"),
+            ("$-$", "-"),
+        ];
+        let known = commands.into_iter().find(|(command, _)| rest.starts_with(command));
+        let (read, text) = match (known, c) {
+            (Some((command, text)), _) => (command.len(), text),
+            (None, '\\') => {
+                assert!("&%$#_{}".contains(&rest[1..2]), "{rest}");
+                (2, &rest[1..2])
+            }
+            (None, '{' | '}') => (1, ""),
+            (None, '$' | '%' | '#' | '_' | '^' | '~' | '<' | '>' | '|' | '"') => panic!("not escaped: {rest}"),
+            (None, '&') => {
+                cells.push(String::new());
+                (1, "")
+            }
+            (None, c) => (c.len_utf8(), &rest[..c.len_utf8()]),
+        };
+        cells.last_mut().unwrap().push_str(text);
+        rest = &rest[read..];
     }
-    figures
+    cells.iter().map(|cell| cell.trim().to_owned()).collect()
+}
+
+/// A cell is what stands between the crossings of the rule under the head; all characters here are one column wide.
+fn from_terminal(text: &str) -> Figures {
+    let mut grids: Vec<Grid> = Vec::new();
+    let lines: Vec<Vec<char>> = text.lines().map(|line| line.chars().collect()).collect();
+    let rules = lines.iter().enumerate().filter(|(_, line)| line.first() == Some(&'╞'));
+    for (below, rule) in rules {
+        let crossings: Vec<usize> = (0..rule.len()).filter(|&at| "╞╪╡".contains(rule[at])).collect();
+        let cells = |line: &Vec<char>| -> Vec<String> {
+            crossings
+                .windows(2)
+                .map(|ends| line[ends[0] + 1..ends[1]].iter().collect::<String>().trim().to_owned())
+                .collect()
+        };
+        let in_frame = |line: &&Vec<char>| line.first() == Some(&'│');
+        let head = lines[..below].iter().rev().take_while(in_frame).last().unwrap();
+        grids.push([head].into_iter().chain(lines[below + 1..].iter().take_while(in_frame)).map(cells).collect());
+    }
+    // In the first table a model has two lines, differences below scores, in one cell for the average.
+    let first = &grids[0];
+    let pairs = first[1..].chunks(2).map(|pair| {
+        let cell = |(column, score): (usize, &String)| match (column, pair[1][column].as_str()) {
+            (0, _) | (_, "") => score.clone(),
+            (_, delta) => format!("{score} ({delta})"),
+        };
+        pair[0].iter().enumerate().map(cell).collect()
+    });
+    grids[0] = [first[0].clone()].into_iter().chain(pairs).collect();
+    from_grids(&grids)
 }
 
 #[test]
 fn every_format_has_the_same_digits() {
     let csv = from_csv(&printed("csv"));
     assert_eq!(csv.len(), 3 * 4);
-    let measured = &csv[&("scripted:b".to_owned(), "mmlu".to_owned())];
-    assert!(measured.iter().all(|figure| figure != "-"), "{measured:?}");
-    let published = &csv[&("mistralai/Mixtral-8x7B-v0.1".to_owned(), "mmlu".to_owned())];
+    let arc = &csv[&key(STRANGE, "arc_challenge")];
+    assert!(columns().all(|column| !arc[column].is_empty()), "{arc:?}");
+    let published = &csv[&key("mistralai/Mixtral-8x7B-v0.1", "mmlu")];
     // sqrt(0.7017 * 0.2983 / 9528.2), the subjects' effective number.
-    assert_eq!((published[0].as_str(), published[1].as_str()), ("70.17", "0.47"));
+    assert_eq!((published["score"].as_str(), published["stderr"].as_str()), ("70.17", "0.47"));
     assert_eq!(from_json(&printed("json")), csv);
-    assert_eq!(from_markdown(&printed("markdown")), csv);
-    assert_eq!(from_terminal(&printed("table")), csv);
-}
 
-/// Score, its interval, difference, its interval, p, Holm's p, gained and lost by model and task.
-type Tests = BTreeMap<(String, String), [String; 10]>;
-
-const TEST_COLUMNS: [&str; 10] =
-    ["score", "low", "high", "delta", "delta_low", "delta_high", "p", "holm", "gained", "lost"];
-
-/// A number as every format spells it apart from its sign and trailing zeros.
-fn plain(value: &Value) -> String {
-    value.as_f64().map_or("-".to_owned(), |number| number.to_string())
-}
-
-fn tests_from_csv(text: &str) -> Tests {
-    let rows = Rows::csv("table.csv".to_owned(), text.as_bytes()).unwrap();
-    let all = (0..rows.len()).map(|index| {
-        let row = rows.get(index).unwrap();
-        let text = |column: &str| row[column].as_str().unwrap().to_owned();
-        ((text("model"), text("task")), TEST_COLUMNS.map(|column| plain(&row[column])))
-    });
-    all.collect()
-}
-
-fn tests_from_json(text: &str) -> Tests {
-    let json: Value = serde_json::from_str(text).unwrap();
-    let mut tests = Tests::new();
-    for model in json["models"].as_array().unwrap() {
-        let scores = model["scores"].as_object().unwrap().iter().map(|(task, figure)| (task.as_str(), figure));
-        for (task, figure) in scores.chain([("average", &model["average"])]) {
-            let key = (model["model"].as_str().unwrap().to_owned(), task.to_owned());
-            tests.insert(key, TEST_COLUMNS.map(|column| plain(&figure[column])));
-        }
-    }
-    tests
-}
-
-/// The second table of Markdown or a terminal, by its cells.
-fn tests_from_cells(lines: impl Iterator<Item = Vec<String>>) -> Tests {
-    let mut tests = Tests::new();
-    for cells in lines {
-        let known = TITLES.iter().find(|(title, _)| cells.get(1).is_some_and(|cell| cell == title));
-        let task = match known {
-            Some((_, task)) => *task,
-            None if cells.get(1).is_some_and(|cell| cell == "Average") => "average",
-            None => continue,
-        };
-        // `+1.42 [-0.36, +3.20] ~` and `+3 -2` are numbers with signs of their own between them.
-        let mut numbers = Vec::new();
-        for (cell, count) in cells[2..].iter().zip([3, 3, 1, 1, 2]) {
-            let words = cell.split([' ', '[', ']', ',', '~']).filter(|word| !word.is_empty());
-            let found: Vec<String> = words.map(|word| word.parse::<f64>().unwrap().to_string()).collect();
-            numbers.extend((0..count).map(|index| found.get(index).cloned().unwrap_or("-".to_owned())));
-        }
-        if numbers[9] != "-" {
-            numbers[9] = numbers[9].trim_start_matches('-').to_owned();
-        }
-        tests.insert((cells[0].clone(), task.to_owned()), numbers.try_into().unwrap());
-    }
-    tests
+    let mut shown = csv;
+    shown.values_mut().for_each(|figure| figure.retain(|column, _| !PLAIN.contains(column)));
+    assert_eq!(from_markdown(&printed("markdown")), shown);
+    assert_eq!(from_html(&printed("html")), shown);
+    assert_eq!(from_latex(&printed("latex")), shown);
+    assert_eq!(from_terminal(&printed("table")), shown);
 }
 
 #[test]
-fn every_format_has_the_same_intervals_and_tests() {
-    let csv = tests_from_csv(&printed("csv"));
-    let arc = &csv[&("scripted:b".to_owned(), "arc_challenge".to_owned())];
-    assert!(arc.iter().all(|number| number != "-"), "{arc:?}");
-    assert_eq!(tests_from_json(&printed("json")), csv);
-    let markdown = printed("markdown");
-    let second = markdown.lines().skip_while(|line| !line.contains("[95 %]")).filter(|line| line.starts_with('|'));
-    let cells = |line: &str, bar: char| -> Vec<String> {
-        let inside = line.trim_matches(['|', '│']);
-        inside.split(bar).map(|cell| cell.trim().to_owned()).collect()
-    };
-    assert_eq!(tests_from_cells(second.map(|line| cells(line, '|'))), csv);
-    let terminal = printed("table");
-    let second = terminal.lines().skip_while(|line| !line.contains("[95 %]")).filter(|line| line.starts_with('│'));
-    assert_eq!(tests_from_cells(second.map(|line| cells(line, '┆'))), csv);
+fn a_file_s_ending_says_its_format() {
+    let place = Workplace::new();
+    let begins = [
+        ("t.html", "<!DOCTYPE html>"),
+        ("t.tex", "% fireval"),
+        ("t.md", "| Model |"),
+        ("t.csv", "protocol,"),
+        ("t.json", "{"),
+    ];
+    for (file, begin) in begins {
+        let args = [
+            "compare",
+            "scripted:a",
+            "--data",
+            "bundled",
+            "--tasks",
+            "arc_challenge",
+            "--limit",
+            "2",
+            "--output",
+            file,
+        ];
+        assert_eq!(place.run(&args).done(), "", "{file}");
+        assert!(place.read(file).starts_with(begin), "{file}");
+    }
 }

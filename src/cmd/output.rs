@@ -62,6 +62,8 @@ pub fn format(asked: Option<Format>, file: Option<&Path>) -> Format {
         (None, Some("md")) => Format::Markdown,
         (None, Some("csv")) => Format::Csv,
         (None, Some("json")) => Format::Json,
+        (None, Some("tex")) => Format::Latex,
+        (None, Some("html" | "htm")) => Format::Html,
         (None, _) => Format::Table,
     }
 }

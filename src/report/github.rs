@@ -42,7 +42,8 @@ pub fn summary(page: &Page) -> String {
     let head = ["About", "Rule", "Finding", ""].map(str::to_owned).to_vec();
     let row = |line: &Line| {
         let finding = word(line.finding);
-        let finding = if line.finding == Finding::Holds { finding.to_owned() } else { format!("**{finding}**") };
+        // A cell's stars would be escaped with the rest of its text.
+        let finding = if line.finding == Finding::Holds { finding.to_owned() } else { finding.to_uppercase() };
         vec![line.about.clone(), line.rule.to_owned(), finding, line.text.clone()]
     };
     let table: Vec<Vec<String>> = [head].into_iter().chain(page.lines.iter().map(row)).collect();
@@ -90,7 +91,7 @@ mod tests {
         assert!(text.starts_with("### ⚠️ fireval gate: suspect\n"), "{text}");
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
         assert_eq!(rows.len(), 2 + 6, "{text}");
-        assert!(rows[3].contains("| gsm8k | no loss | **regression** |"), "{}", rows[3]);
+        assert!(rows[3].contains("| gsm8k | no loss | REGRESSION |"), "{}", rows[3]);
         assert!(text.contains("ft &lt;\"&'>\\|") && !text.contains("ft <"), "{text}");
     }
 }

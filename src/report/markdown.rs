@@ -1,24 +1,9 @@
 //! A table as GitHub's Markdown.
 
-use super::{Figure, Table};
+use super::{Table, one_line};
 
 pub fn print(table: &Table) -> String {
-    let published = table.has_published();
-    let mut head = vec!["Model".to_owned()];
-    head.extend(published.then(|| "Source".to_owned()));
-    head.extend(table.heads.iter().map(|head| format!("{} ({})", head.title, head.metric)));
-    head.push("Average".to_owned());
-    head.extend(table.has_differences().then(|| "Difference".to_owned()));
-    let mut lines = vec![head];
-    for row in &table.rows {
-        let mut cells = vec![row.model.clone()];
-        cells.extend(published.then(|| format!("{}, {}", row.source, row.held)));
-        cells.extend(row.figures.iter().map(one_line));
-        cells.push(row.average.score_text());
-        cells.extend(table.has_differences().then(|| row.average.delta_text().unwrap_or_default()));
-        lines.push(cells);
-    }
-    let mut text = grid(&lines, 1 + usize::from(published));
+    let mut text = grid(&table.scores(), table.text_columns());
     text.push_str(&format!("\n{}; scores in percent ± standard error.\n\n", table.protocol));
     text.push_str(&grid(&table.intervals(), 2));
     text.push_str(&format!("\n{}.\n", escape(&table.legend())));
@@ -37,13 +22,6 @@ pub fn grid(lines: &[Vec<String>], text_columns: usize) -> String {
     printed.collect()
 }
 
-fn one_line(figure: &Figure) -> String {
-    match figure.delta_text() {
-        Some(delta) => format!("{} ({delta})", figure.score_text()),
-        None => figure.score_text(),
-    }
-}
-
 /// Cells of text whose lines are kept, the first line of cells the head.
 pub fn grid_of_lines(lines: &[Vec<String>]) -> String {
     let broken = |cell: &String| cell.lines().map(escape).collect::<Vec<String>>().join("<br>");
@@ -59,9 +37,30 @@ fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// What would end a cell or begin a tag.
+/// Text that reads as itself in a cell or a paragraph: what would end the cell, begin a tag, a character's name, code, a
+/// formula or a link, or set letters apart gets a backslash. Underscores inside a word mean nothing and stay as they are.
 pub fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace(['\n', '\r'], " ")
+    let text: Vec<char> = one_line(text).chars().collect();
+    let mut escaped = String::new();
+    for (index, &c) in text.iter().enumerate() {
+        let before = index.checked_sub(1).map(|index| text[index]);
+        let after = text.get(index + 1).copied();
+        let is = |side: Option<char>, test: fn(char) -> bool| side.is_some_and(test);
+        let special = match c {
+            '\\' | '|' | '`' | '*' | '$' => true,
+            '_' => !(is(before, char::is_alphanumeric) && is(after, char::is_alphanumeric)),
+            '~' => is(before, |c| c != ' ') || is(after, |c| c != ' '),
+            '&' => is(after, |c| c.is_alphanumeric() || c == '#'),
+            ']' => is(after, |c| "([:".contains(c)),
+            _ => false,
+        };
+        match c {
+            '<' => escaped.push_str("&lt;"),
+            c if special => escaped.extend(['\\', c]),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
@@ -82,6 +81,8 @@ mod tests {
 
     #[test]
     fn text_can_t_leave_its_cell() {
-        assert_eq!(escape("a|b<script>\n\\"), "a\\|b&lt;script> \\\\");
+        assert_eq!(escape("a|b<script>\n\\"), r"a\|b&lt;script> \\");
+        assert_eq!(escape("acc_norm _x_ `y` [z](w) $1$"), r"acc_norm \_x\_ \`y\` [z\](w) \$1\$");
+        assert_eq!(escape("A&B &amp; ~~c~~ ~ d"), r"A\&B \&amp; \~\~c\~\~ ~ d");
     }
 }

@@ -3,8 +3,10 @@
 
 pub mod csv;
 pub mod github;
+pub mod html;
 pub mod json;
 pub mod junit;
+pub mod latex;
 pub mod markdown;
 pub mod page;
 pub mod plan;
@@ -27,6 +29,10 @@ pub enum Format {
     /// A line a model and task, plain columns.
     Csv,
     Json,
+    /// Two `tabular`s without packages, to be put into a document.
+    Latex,
+    /// A page of its own.
+    Html,
 }
 
 /// A comparison in digits: percentages with two decimals.
@@ -114,7 +120,33 @@ impl Table {
             Format::Markdown => markdown::print(self),
             Format::Csv => csv::print(self),
             Format::Json => json::print(self),
+            Format::Latex => latex::print(self),
+            Format::Html => html::print(self),
         }
+    }
+
+    /// The head and lines of the first table where a cell is one line: a line a model, a column a task.
+    fn scores(&self) -> Vec<Vec<String>> {
+        let published = self.has_published();
+        let mut head = vec!["Model".to_owned()];
+        head.extend(published.then(|| "Source".to_owned()));
+        head.extend(self.heads.iter().map(|head| format!("{} ({})", head.title, head.metric)));
+        head.push("Average".to_owned());
+        head.extend(self.has_differences().then(|| "Difference".to_owned()));
+        let line = |row: &TableRow| {
+            let mut cells = vec![row.model.clone()];
+            cells.extend(published.then(|| format!("{}, {}", row.source, row.held)));
+            cells.extend(row.figures.iter().map(Figure::one_line));
+            cells.push(row.average.score_text());
+            cells.extend(self.has_differences().then(|| row.average.delta_text().unwrap_or_default()));
+            cells
+        };
+        [head].into_iter().chain(self.rows.iter().map(line)).collect()
+    }
+
+    /// How many columns of [`Table::scores`] are text; the others are figures.
+    fn text_columns(&self) -> usize {
+        1 + usize::from(self.has_published())
     }
 
     /// The head and lines of the second table: a line a model and task with 95 % intervals and tests.
@@ -207,10 +239,28 @@ impl Figure {
         }
     }
 
+    /// `57.52 ±1.45 (+1.42 ±0.91)`.
+    fn one_line(&self) -> String {
+        match self.delta_text() {
+            Some(delta) => format!("{} ({delta})", self.score_text()),
+            None => self.score_text(),
+        }
+    }
+
     /// `+1.42 ±0.91`; none for the first model.
     fn delta_text(&self) -> Option<String> {
         self.delta.as_ref().map(|delta| with_error(delta, &self.delta_stderr))
     }
+}
+
+/// Text in one line of a cell, without characters that a terminal or a parser of XML would choke on.
+fn one_line(text: &str) -> String {
+    let plain = |c: char| match c {
+        '\n' | '\r' | '\t' => ' ',
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.chars().map(plain).collect()
 }
 
 fn with_error(value: &str, error: &Option<String>) -> String {

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, presets};
 
-use super::{Figure, Table};
+use super::{Figure, Table, one_line};
 
 /// `width`: columns of the terminal; without one nothing is wrapped.
 pub fn print(table: &Table, width: Option<usize>) -> String {
@@ -16,9 +16,10 @@ pub fn print(table: &Table, width: Option<usize>) -> String {
             tall.render(if fits(&tall) { None } else { width })
         }
     };
-    let intervals = grid(table.intervals(), 2, width);
+    let lines = table.intervals().iter().map(|line| line.iter().map(|cell| one_line(cell)).collect()).collect();
+    let intervals = grid(lines, 2, width);
     let legend = table.legend();
-    let notes: String = table.notes.iter().map(|note| format!("  {note}\n")).collect();
+    let notes: String = table.notes.iter().map(|note| format!("  {}\n", one_line(note))).collect();
     format!("{text}\n{} · scores in percent ± standard error\n{intervals}\n{legend}\n{notes}", table.protocol)
 }
 
@@ -67,7 +68,7 @@ fn models_as_rows(table: &Table) -> Grid {
     head.extend(table.has_differences().then(|| "Difference".to_owned()));
     let mut lines = vec![head];
     for row in &table.rows {
-        let mut line = vec![row.model.clone()];
+        let mut line = vec![one_line(&row.model)];
         line.extend(published.then(|| format!("{}\n{}", row.source, row.held)));
         line.extend(row.figures.iter().map(two_lines));
         line.push(row.average.score_text());
@@ -80,8 +81,8 @@ fn models_as_rows(table: &Table) -> Grid {
 fn tasks_as_rows(table: &Table) -> Grid {
     let mut head = vec![String::new()];
     head.extend(table.rows.iter().map(|row| match row.source {
-        "published" => format!("{}\n{}, {}", row.model, row.source, row.held),
-        _ => row.model.clone(),
+        "published" => format!("{}\n{}, {}", one_line(&row.model), row.source, row.held),
+        _ => one_line(&row.model),
     }));
     let mut lines = vec![head];
     for (index, head) in table.heads.iter().enumerate() {

@@ -58,7 +58,9 @@ fn grid(shares: &[Share], change: f64, format: Format, width: Option<usize>) -> 
     let lines: Vec<Vec<String>> = [head].into_iter().chain(shares.iter().map(line)).collect();
     match format {
         Format::Markdown => markdown::grid(&lines, 1),
-        Format::Table | Format::Csv | Format::Json => terminal::grid(lines, 1, width) + "\n",
+        Format::Table | Format::Csv | Format::Json | Format::Latex | Format::Html => {
+            terminal::grid(lines, 1, width) + "\n"
+        }
     }
 }
 
