@@ -29,6 +29,7 @@ pub mod model;
 pub mod model_id;
 pub mod task;
 // 3 workers
+pub mod claim;
 pub mod engine;
 pub mod store;
 pub mod train;

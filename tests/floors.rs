@@ -11,7 +11,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("weights", &["weights"]),
     ("doors", &["chart", "chat", "hub", "language", "rows", "tokenizer"]),
     ("meanings", &["dialogue", "model", "model_id", "published", "task"]),
-    ("workers", &["engine", "store", "train", "transform"]),
+    ("workers", &["claim", "engine", "store", "train", "transform"]),
     ("together", &["project"]),
     ("evaluation", &["eval", "samples"]),
     ("comparison", &["compare"]),
@@ -34,6 +34,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("comfy_table", &["report"]),
     ("indicatif", &["progress"]),
     ("memmap2", &["weights"]),
+    ("pulldown_cmark", &["claim"]),
     ("safetensors", &["weights", "model", "train"]),
 ];
 

@@ -19,6 +19,7 @@ mod merge;
 mod output;
 mod plan_eval;
 mod prompts;
+mod published;
 mod quantize;
 mod recipe;
 mod report;
@@ -28,6 +29,7 @@ mod show;
 mod tasks;
 mod upcycle;
 mod verify;
+mod verify_claim;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -76,6 +78,8 @@ enum Command {
     Show(show::Args),
     Prompts(prompts::Args),
     Runs(runs::Args),
+    Published(published::Args),
+    VerifyClaim(verify_claim::Args),
 }
 
 /// How a command that did its work ended.
@@ -142,6 +146,8 @@ fn run(cli: Cli) -> Result<Verdict> {
         Command::Show(args) => show::run(&place, args),
         Command::Prompts(args) => prompts::run(&place, args),
         Command::Runs(args) => runs::run(&place, args),
+        Command::Published(args) => published::run(args),
+        Command::VerifyClaim(args) => verify_claim::run(args),
     }
 }
 

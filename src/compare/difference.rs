@@ -38,7 +38,7 @@ pub fn published_cell(row: &Published, task: &str) -> Option<Cell> {
         stderr: Some((score * (1.0 - score) / size.effective).sqrt()),
         interval: Some(proportion::wilson(score, size.effective, Z)),
         documents: Some(size.documents),
-        correct: size.counted.then(|| proportion::recovered_count(percent, size.documents)).flatten(),
+        correct: size.counted.then(|| proportion::recovered_count(percent, published::HALF, size.documents)).flatten(),
         difference: None,
     })
 }

@@ -28,11 +28,12 @@ pub fn effective_size(value: f64, stderr: Option<f64>, n: usize) -> f64 {
     }
 }
 
-/// The right answers that a percentage rounded to two decimals stands for; none if no count rounds to it.
-pub fn recovered_count(percent: f64, n: usize) -> Option<usize> {
+/// The right answers nearest to a rounded percentage, `half` of whose last digit was left open; none if no count rounds to
+/// it.
+pub fn recovered_count(percent: f64, half: f64, n: usize) -> Option<usize> {
     let count = (percent / 100.0 * n as f64).round();
-    // Half a hundredth, and what binary numbers add to it.
-    ((count / n as f64 * 100.0 - percent).abs() <= 0.005 + 1e-9).then_some(count as usize)
+    // A billionth is what binary numbers add.
+    ((count / n as f64 * 100.0 - percent).abs() <= half + 1e-9).then_some(count as usize)
 }
 
 #[cfg(test)]
@@ -73,8 +74,9 @@ mod tests {
     #[test]
     fn percentages_give_their_counts_back() {
         // 774 of 1,172 is 66.0410 %, 775 is 66.1263 %.
-        assert_eq!(recovered_count(66.04, 1172), Some(774));
-        assert_eq!(recovered_count(66.08, 1172), None, "between two counts");
-        assert_eq!((recovered_count(0.0, 5), recovered_count(100.0, 5)), (Some(0), Some(5)));
+        assert_eq!(recovered_count(66.04, 0.005, 1172), Some(774));
+        assert_eq!(recovered_count(66.08, 0.005, 1172), None, "between two counts");
+        assert_eq!(recovered_count(66.1, 0.05, 1172), Some(775), "both round to it, this is nearer");
+        assert_eq!((recovered_count(0.0, 0.005, 5), recovered_count(100.0, 0.005, 5)), (Some(0), Some(5)));
     }
 }
