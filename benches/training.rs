@@ -40,7 +40,7 @@ use fireval::model::config::ModelConfig;
 use fireval::model::home::{self, Held, Home};
 use fireval::model::names;
 use fireval::model::packed::Packed;
-use fireval::model::training::{Gradients, Loss, LossOptions, MicroBatch, Trainable};
+use fireval::model::training::{Gradients, Inputs, Loss, LossOptions, MicroBatch, Trainable};
 use fireval::train::adamw::{AdamW, Settings};
 use fireval::train::initial;
 use fireval::train::recipe::Lora;
@@ -157,9 +157,12 @@ impl Step {
         let lora: Lora = serde_json::from_value(lora)?;
         let adapter = initial::adapter(&config, &lora, 42)?;
         let held = Held { dtype: flags.dtype, nf4: flags.nf4 };
-        let memory = flags.memory.unwrap_or(Memory(u64::MAX));
-        let largest = flags.sequences / flags.micro_batches * flags.tokens;
-        let mut decoder = home::trainable(flags.decoder, checkpoint, &config, held, memory, largest)?;
+        let mut decoder = home::trainable(flags.decoder, checkpoint, &config, held)?;
+        if let Some(Memory(memory)) = flags.memory {
+            let (all, largest) = (flags.sequences * flags.tokens, flags.sequences / flags.micro_batches * flags.tokens);
+            let walk = decoder.walk_bytes(all, largest, Inputs::InMemory);
+            decoder.arrange(decoder.held_bytes() + walk > memory, None)?;
+        }
         decoder.adapt(&adapter)?;
         let options =
             LossOptions { router_aux_loss_coef: ROUTER_AUX_LOSS_COEF, recompute: true, ..LossOptions::default() };
@@ -204,7 +207,7 @@ impl Step {
         if let Some(longest) = OPTIMIZER.max_grad_norm {
             gradients.clip(gradients.norm(), longest);
         }
-        self.optimizer.step(&mut self.adapter, &gradients, OPTIMIZER.learning_rate);
+        self.optimizer.step(&mut self.adapter, &gradients, OPTIMIZER.learning_rate)?;
         self.decoder.adapt(&self.adapter)
     }
 }

@@ -12,6 +12,7 @@ pub mod random;
 pub mod request;
 pub mod score;
 pub mod settings;
+pub mod spill;
 pub mod stats;
 // 1 kernels, weights and doors, one per heavy package
 pub mod kernel;

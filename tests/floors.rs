@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Rooms from the ground up; what stands beside each other on a floor does not import each other.
 const FLOORS: &[(&str, &[&str])] = &[
     ("values", &["digest", "memory", "progress", "protocol", "python", "random", "request", "settings"]),
-    ("records", &["disk", "score", "stats"]),
+    ("records", &["disk", "score", "spill", "stats"]),
     ("kernels", &["kernel"]),
     ("weights", &["weights"]),
     ("doors", &["chart", "chat", "hub", "language", "rows", "tokenizer"]),

@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use fireval::memory::Memory;
 use fireval::model::config::ModelConfig;
 use fireval::model::home::{self, Held, Home};
 use fireval::model::training::{Gradients, LossOptions, MicroBatch};
@@ -121,7 +120,7 @@ fn thirty_steps_lose_what_transformers_and_peft_lose() {
     let mut optimizer = AdamW::new(settings, &adapter);
     let schedule = Schedule { kind: Shape::ConstantWithWarmup, warmup_steps };
     let held = Held { dtype: Dtype::F32, nf4: false };
-    let mut decoder = home::trainable(Home::Cpu, checkpoint, &config, held, Memory(u64::MAX), 0).unwrap();
+    let mut decoder = home::trainable(Home::Cpu, checkpoint, &config, held).unwrap();
     decoder.adapt(&adapter).unwrap();
     let coefficient = reference.settings.router_aux_loss_coef;
     let options = LossOptions { router_aux_loss_coef: coefficient, recompute: true, ..LossOptions::default() };
@@ -135,7 +134,7 @@ fn thirty_steps_lose_what_transformers_and_peft_lose() {
         let norm = gradients.norm();
         gradients.clip(norm, reference.settings.max_grad_norm);
         let rate = settings.learning_rate * schedule.factor(step, batches.len());
-        optimizer.step(&mut adapter, &gradients, rate);
+        optimizer.step(&mut adapter, &gradients, rate).unwrap();
         decoder.adapt(&adapter).unwrap();
 
         println!("{:2} {:.6} {:.6} {:.6} {:.6}", step + 1, loss.total, expected.loss, norm, expected.grad_norm);

@@ -107,7 +107,7 @@ fn five_steps_of_adamw_agree() {
         assert_close("loss", loss.total, &step["loss"], 1e-4);
         assert_close("norm", norm, &step["grad_norm_before_clip"], 1e-4);
         gradients.clip(norm, settings.max_grad_norm.unwrap());
-        optimizer.step(&mut adapter, &gradients, settings.learning_rate);
+        optimizer.step(&mut adapter, &gradients, settings.learning_rate).unwrap();
     }
     let named = |adapter: &Adapter, name: &str| {
         let module = name.strip_prefix("base_model.model.").unwrap();

@@ -75,7 +75,7 @@ fn batches(config: &ModelConfig) -> Vec<MicroBatch> {
 fn cpu<E: Element>(folder: &Path, isa: Isa, nf4: bool) -> CpuDecoder<E> {
     let (checkpoint, config) = open(folder);
     let options = cpu::LoadOptions { isa, rounded_to_f16: false, nf4, memory: u64::MAX };
-    let mut decoder = CpuDecoder::load_to_train(checkpoint, &config, &options, 64).unwrap();
+    let mut decoder = CpuDecoder::load_to_train(checkpoint, &config, &options).unwrap();
     decoder.adapt(&adapter(&config)).unwrap();
     decoder
 }
@@ -189,15 +189,50 @@ fn a_long_micro_batch_has_the_same_bits_in_any_company() {
 }
 
 #[test]
-fn a_streamed_step_has_the_bits_of_a_resident_one() {
+fn a_streamed_step_has_the_bits_of_a_resident_one_and_so_has_one_with_spilled_inputs() {
     let (checkpoint, config) = open(&fixture("nf4-checkpoint/double"));
     let batches = batches(&config);
-    let resident = step(&cpu::<bf16>(&fixture("nf4-checkpoint/double"), Isa::best(), true), &config, &[&batches]);
-    let options = cpu::LoadOptions { isa: Isa::best(), rounded_to_f16: false, nf4: true, memory: 1 };
-    let mut streamed = CpuDecoder::<bf16>::load_to_train(checkpoint, &config, &options, 64).unwrap();
+    let mut resident = cpu::<bf16>(&fixture("nf4-checkpoint/double"), Isa::best(), true);
+    let expected = step(&resident, &config, &[&batches]);
+    let options = cpu::LoadOptions { isa: Isa::best(), rounded_to_f16: false, nf4: true, memory: u64::MAX };
+    let mut streamed = CpuDecoder::<bf16>::load_to_train(checkpoint, &config, &options).unwrap();
+    let predicted = streamed.streamed_bytes().unwrap();
+    streamed.arrange(true, None).unwrap();
     assert!(streamed.is_streamed());
+    assert_eq!(streamed.held_bytes(), predicted);
     streamed.adapt(&adapter(&config)).unwrap();
-    assert_eq!(resident, step(&streamed, &config, &[&batches]));
+    assert_eq!(expected, step(&streamed, &config, &[&batches]));
+
+    let folder = tempfile::tempdir().unwrap();
+    for decoder in [&mut resident, &mut streamed] {
+        decoder.arrange(false, Some(folder.path())).unwrap();
+        assert_eq!(expected, step(decoder, &config, &[&batches]), "spilled");
+    }
+    assert!(streamed.is_streamed(), "it stays so");
+    // Inputs of more than one portion (of 4,096 tokens) are records of their own.
+    let long = |seed: u32| {
+        let ids: Vec<u32> = (0..3000).map(|row| (row * 7 + seed) % 64).collect();
+        let targets = ids[1..].iter().map(|&id| Some(id)).chain([None]).collect();
+        MicroBatch { packed: Packed::rows(&[ids]), targets, seed: u64::from(seed) }
+    };
+    let long = [long(1), long(2)];
+    let spilled = step(&resident, &config, &[&long]);
+    resident.arrange(false, None).unwrap();
+    assert_eq!(spilled, step(&resident, &config, &[&long]));
+    resident.arrange(false, Some(&folder.path().join("nowhere"))).unwrap();
+    let mut sums = Gradients::zeros(&adapter(&config));
+    let error = format!("{:#}", resident.gradients(&batches, &OPTIONS, 1.0, &mut sums).unwrap_err());
+    assert!(error.contains("nowhere") && error.contains("layer-inputs"), "{error}");
+}
+
+#[test]
+fn what_was_brought_into_4_bits_as_it_was_loaded_is_not_streamed() {
+    let mut decoder = cpu::<bf16>(&fixture("tiny-mixtral"), Isa::best(), true);
+    assert_eq!(decoder.streamed_bytes(), None);
+    assert!(decoder.arrange(true, None).unwrap_err().to_string().contains("can't be streamed"));
+    let mut candle = candle(&fixture("tiny-mixtral"));
+    assert_eq!((candle.streamed_bytes(), candle.spilled_bytes(10)), (None, None));
+    assert!(candle.arrange(false, Some(Path::new("."))).is_err());
 }
 
 #[test]

@@ -66,31 +66,14 @@ pub fn candle(checkpoint: &Checkpoint, config: &ModelConfig, held: Held) -> Resu
     CandleDecoder::load(checkpoint, config, &LoadOptions { device: Device::Cpu, numerics, nf4: held.nf4 })
 }
 
-/// A model to be trained. `memory`: what it and a walk of `largest` tokens may take; the CPU home streams layers that do
-/// not fit.
-pub fn trainable(
-    home: Home,
-    checkpoint: Checkpoint,
-    config: &ModelConfig,
-    held: Held,
-    memory: Memory,
-    largest: usize,
-) -> Result<Box<dyn Trainable>> {
+/// A model to be trained, in memory until [`Trainable::arrange`] says otherwise.
+pub fn trainable(home: Home, checkpoint: Checkpoint, config: &ModelConfig, held: Held) -> Result<Box<dyn Trainable>> {
+    let options = options(held, Memory(u64::MAX));
     Ok(match (home, held.dtype) {
-        (Home::Cpu, Dtype::BF16) => Box::new(cpu_to_train::<bf16>(checkpoint, config, held, memory, largest)?),
+        (Home::Cpu, Dtype::BF16) => Box::new(CpuDecoder::<bf16>::load_to_train(checkpoint, config, &options)?),
         (Home::Cpu, Dtype::F32 | Dtype::F16) => {
-            Box::new(cpu_to_train::<f32>(checkpoint, config, held, memory, largest)?)
+            Box::new(CpuDecoder::<f32>::load_to_train(checkpoint, config, &options)?)
         }
         (Home::Candle, _) => Box::new(candle(&checkpoint, config, held)?),
     })
-}
-
-fn cpu_to_train<E: Element>(
-    checkpoint: Checkpoint,
-    config: &ModelConfig,
-    held: Held,
-    memory: Memory,
-    largest: usize,
-) -> Result<CpuDecoder<E>> {
-    CpuDecoder::load_to_train(checkpoint, config, &options(held, memory), largest)
 }

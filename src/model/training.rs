@@ -1,6 +1,8 @@
 //! What a training step asks of a decoder: the losses of micro-batches and their gradient by the adapter. Both homes
 //! answer, each is the other's test.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 
 use super::adapter::{Adapter, Matrix};
@@ -56,6 +58,15 @@ pub struct Gradients {
     pub pairs: Vec<PairGradient>,
 }
 
+/// Where a walk keeps every layer's input until it is gone back through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Inputs {
+    #[default]
+    InMemory,
+    /// In a file, from which a portion at a time is read again.
+    Spilled,
+}
+
 /// A decoder whose adapter can be trained.
 pub trait Trainable: Send + Sync {
     /// Puts `adapter` beside the weights, as [`super::decoder::Decoder::set_adapter`] does.
@@ -64,8 +75,30 @@ pub trait Trainable: Send + Sync {
     /// Bytes held as long as the decoder is: weights in memory, and a copy of the adapter's numbers if it has one.
     fn held_bytes(&self) -> u64;
 
-    /// Bytes more while micro-batches of so many `tokens` in all, `largest` in one of them, walk together.
-    fn walk_bytes(&self, tokens: usize, largest: usize) -> u64;
+    /// What [`Trainable::held_bytes`] would be with the layers streamed from disk, two at a time; `None`: they can't be.
+    fn streamed_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Bytes that a way through all layers reads where these are streamed.
+    fn layers_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Bytes more in memory while micro-batches of so many `tokens` in all, `largest` in one of them, walk together.
+    fn walk_bytes(&self, tokens: usize, largest: usize, inputs: Inputs) -> u64;
+
+    /// Bytes on the disk of so many tokens' spilled inputs; `None`: this home keeps them in memory.
+    fn spilled_bytes(&self, _tokens: usize) -> Option<u64> {
+        None
+    }
+
+    /// Streams the layers from here on if `streams`, and spills their inputs into files in `spill` if that is a folder. No
+    /// number depends on either.
+    fn arrange(&mut self, streams: bool, spill: Option<&Path>) -> Result<()> {
+        ensure!(!streams && spill.is_none(), "this home holds model and layer inputs in memory");
+        Ok(())
+    }
 
     /// The losses of some micro-batches, without dropout.
     fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>>;

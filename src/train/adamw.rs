@@ -2,9 +2,12 @@
 //! tensors): f32 moments, scalars in f64, decay apart from the gradient. bitsandbytes' paged 32-bit AdamW, which the post
 //! used, does the same but for where it adds epsilon.
 
-use rayon::prelude::*;
+use std::path::Path;
+
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::moments::{AllMoments, Moments};
 use crate::model::adapter::Adapter;
 use crate::model::training::Gradients;
 
@@ -43,19 +46,6 @@ fn is_one(number: &f64) -> bool {
     *number == 1.0
 }
 
-/// The running means of one tensor's gradient and of its square.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Moments {
-    pub mean: Vec<f32>,
-    pub square: Vec<f32>,
-}
-
-impl Moments {
-    pub fn zeros(len: usize) -> Moments {
-        Moments { mean: vec![0.0; len], square: vec![0.0; len] }
-    }
-}
-
 impl Settings {
     /// One update of `values` at `rate`; `step` counts from 1.
     pub fn update(&self, values: &mut [f32], gradient: &[f32], moments: &mut Moments, rate: f64, step: usize) {
@@ -76,31 +66,37 @@ impl Settings {
 }
 
 /// The optimiser of an adapter.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct AdamW {
     pub settings: Settings,
     /// Of the adapter's matrices, in order.
-    pub moments: Vec<Moments>,
+    pub moments: AllMoments,
     /// Updates made.
     pub updates: usize,
 }
 
 impl AdamW {
     pub fn new(settings: Settings, adapter: &Adapter) -> AdamW {
-        let moments = adapter.matrices().map(|matrix| Moments::zeros(matrix.values.len())).collect();
+        let moments = AllMoments::zeros(adapter.matrices().map(|matrix| matrix.values.len()));
         AdamW { settings, moments, updates: 0 }
     }
 
-    /// Moves `adapter` against `gradients` (as they are: clipped before). `rate` is that of A.
-    pub fn step(&mut self, adapter: &mut Adapter, gradients: &Gradients, rate: f64) {
+    /// Keeps the moments in a file in `folder` from here on.
+    pub fn spill(&mut self, folder: &Path) -> Result<()> {
+        self.moments.spill(folder, self.updates == 0)
+    }
+
+    /// Moves `adapter` against `gradients` (as they are: clipped before). `rate` is that of A. An error is one of the
+    /// moments' file, and leaves the adapter half moved.
+    pub fn step(&mut self, adapter: &mut Adapter, gradients: &Gradients, rate: f64) -> Result<()> {
         self.updates += 1;
         let (settings, updates) = (self.settings, self.updates);
-        let matrices: Vec<_> = adapter.matrices_mut().zip(gradients.matrices()).zip(&mut self.moments).collect();
-        matrices.into_par_iter().enumerate().for_each(|(index, ((matrix, gradient), moments))| {
+        let matrices = adapter.matrices_mut().zip(gradients.matrices()).collect();
+        self.moments.change(matrices, |index, (matrix, gradient), moments| {
             // A and B take turns.
             let rate = if index % 2 == 0 { rate } else { rate * settings.lora_plus_ratio };
             settings.update(&mut matrix.values, &gradient.values, moments, rate, updates);
-        });
+        })
     }
 }
 
@@ -109,6 +105,7 @@ mod tests {
     use super::*;
     use crate::model::adapter::{LoraPair, Matrix};
     use crate::model::training::PairGradient;
+    use crate::train::moments::Half;
 
     const PLAIN: Settings = Settings {
         learning_rate: 0.1,
@@ -148,7 +145,7 @@ mod tests {
         let mut adapter = Adapter { pairs: vec![pair("q"), pair("v")] };
         let gradient = |pair: &LoraPair| PairGradient { a: pair.a.clone(), b: pair.b.clone() };
         let gradients = Gradients { pairs: adapter.pairs.iter().map(gradient).collect() };
-        AdamW::new(Settings { lora_plus_ratio: 4.0, ..PLAIN }, &adapter).step(&mut adapter, &gradients, 0.1);
+        AdamW::new(Settings { lora_plus_ratio: 4.0, ..PLAIN }, &adapter).step(&mut adapter, &gradients, 0.1).unwrap();
         // The first step moves each number by its rate.
         for pair in &adapter.pairs {
             assert!(pair.a.values.iter().all(|value| (value - 0.9).abs() < 1e-6), "{pair:?}");
@@ -162,5 +159,45 @@ mod tests {
         PLAIN.update(&mut values, &[1.0], &mut moments, 0.0, 1);
         assert_eq!(values, [1.0]);
         assert!(moments.mean[0] > 0.0);
+    }
+
+    #[test]
+    fn moments_in_a_file_give_the_same_bits() {
+        let matrix = |rows: usize, columns: usize, first: f32| Matrix {
+            rows,
+            columns,
+            values: (0..rows * columns).map(|index| (first + index as f32).sin()).collect(),
+        };
+        let pair = |module: &str, first| LoraPair {
+            module: module.to_owned(),
+            scale: 1.0,
+            a: matrix(2, 7, first),
+            b: matrix(5, 2, first + 3.0),
+        };
+        let mut adapter = Adapter { pairs: vec![pair("q", 0.5), pair("v", 9.0)] };
+        let mut other = adapter.clone();
+        let folder = tempfile::tempdir().unwrap();
+        let (mut held, mut spilled) = (AdamW::new(PLAIN, &adapter), AdamW::new(PLAIN, &adapter));
+        spilled.spill(folder.path()).unwrap();
+        for step in 0..6 {
+            let gradient = |pair: &LoraPair| PairGradient {
+                a: matrix(2, 7, pair.a.values[0] + step as f32),
+                b: matrix(5, 2, step as f32),
+            };
+            let gradients = Gradients { pairs: adapter.pairs.iter().map(gradient).collect() };
+            held.step(&mut adapter, &gradients, 0.01).unwrap();
+            spilled.step(&mut other, &gradients, 0.01).unwrap();
+            assert_eq!(adapter, other, "step {step}");
+            if step == 2 {
+                held.spill(folder.path()).unwrap(); // with what it has learnt
+                assert!(held.moments.are_spilled());
+            }
+        }
+        for index in 0..4 {
+            for half in [Half::Mean, Half::Square] {
+                assert_eq!(held.moments.numbers(index, half).unwrap(), spilled.moments.numbers(index, half).unwrap());
+            }
+        }
+        assert_ne!(held.moments.numbers(3, Half::Square).unwrap()[9], 0.0);
     }
 }

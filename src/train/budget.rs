@@ -1,19 +1,21 @@
-//! What a run may hold: everything that does not depend on how many tokens walk together is taken off the budget, and the
-//! rest says how many micro-batches of a step share a walk through the layers. It decides who computes a number when,
-//! never which number.
+//! What a run may hold: the sizes of a run's parts as its data and decoder have them, and the micro-batches of a step that
+//! share a walk through the layers.
 
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
+use super::arrangement::{Arrangement, Sizes};
 use super::data::TrainingData;
 use crate::memory::Memory;
-use crate::model::training::{MicroBatch, Trainable};
+use crate::model::training::{Inputs, MicroBatch, Trainable};
 
 /// The program itself, its tokenizer, its thread stacks.
 pub(super) const PROGRAM: u64 = 96 << 20;
-/// Of a trained number: itself, its gradient and two moments.
-const TRAINED: u64 = 16;
+/// Of a trained number: itself and its gradient. (The decoder counts its copy.)
+pub(super) const TRAINED: u64 = 8;
+/// Of a trained number: two moments.
+pub(super) const MOMENTS: u64 = 8;
 /// Of a token of the data: its id and whether it is learnt.
 const TOKEN: u64 = 5;
 
@@ -22,50 +24,72 @@ const TOKEN: u64 = 5;
 pub struct Budget {
     memory: Memory,
     held: u64,
+    moments: u64,
     /// Tokens of the largest micro-batch there can be.
-    pub largest: usize,
+    largest: usize,
+    micro_batches: usize,
 }
 
 impl Budget {
-    /// `trained`: how many numbers are; `dialogues`: of a micro-batch.
-    pub fn new(memory: Memory, trained: usize, data: &TrainingData, dialogues: usize) -> Budget {
+    /// `trained`: how many numbers are; a step has so many `micro_batches` of so many `dialogues`.
+    pub fn new(
+        memory: Memory,
+        trained: usize,
+        data: &TrainingData,
+        (micro_batches, dialogues): (usize, usize),
+    ) -> Budget {
         let mut lengths: Vec<usize> =
             data.train.iter().chain(&data.held_out).map(|example| example.ids.len()).collect();
         let tokens: usize = lengths.iter().sum();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
-        let largest = lengths.iter().take(dialogues).sum();
-        Budget { memory, held: PROGRAM + TRAINED * trained as u64 + TOKEN * tokens as u64, largest }
+        let (trained, largest) = (trained as u64, lengths.iter().take(dialogues).sum());
+        let held = PROGRAM + TRAINED * trained + TOKEN * tokens as u64;
+        Budget { memory, held, moments: MOMENTS * trained, largest, micro_batches }
     }
 
-    /// What a decoder and its walks may take.
-    pub fn room(&self) -> Memory {
-        Memory(self.memory.0.saturating_sub(self.held))
-    }
-
-    /// An error if not even the largest micro-batch fits.
-    pub fn check(&self, decoder: &dyn Trainable) -> Result<()> {
-        let needed = self.held + decoder.held_bytes() + decoder.walk_bytes(self.largest, self.largest);
+    /// What is to be kept where. An error if not even the largest micro-batch fits.
+    ///
+    /// `copy`: bytes that the decoder will hold of the adapter.
+    pub fn arrange(&self, decoder: &dyn Trainable, copy: u64) -> Result<Arrangement> {
+        let sizes = Sizes {
+            memory: self.memory.0,
+            held: self.held + copy,
+            moments: self.moments,
+            whole: decoder.held_bytes(),
+            streamed: decoder.streamed_bytes(),
+            layers: decoder.layers_bytes(),
+            inputs: decoder.spilled_bytes(self.largest),
+            micro_batches: self.micro_batches,
+        };
+        let found = sizes.arrange(|count, inputs| decoder.walk_bytes(count * self.largest, self.largest, inputs));
         ensure!(
-            needed <= self.memory.0,
+            found.together > 0,
             "{} of memory can't hold a training step: one micro-batch of {} tokens needs {}; give more with --memory, \
              take fewer `dialogues` a micro-batch or a smaller `max_tokens`, or, if the model is brought into 4 bits as it \
              loads, store it so first (fireval quantize): then its layers can be streamed",
             self.memory,
             self.largest,
-            Memory(needed)
+            Memory(found.peak)
         );
-        Ok(())
+        Ok(found)
     }
 
-    /// The micro-batches of a step that walk together, in order.
-    pub fn groups(&self, decoder: &dyn Trainable, batches: &[MicroBatch]) -> Vec<Range<usize>> {
-        let room = self.room().0.saturating_sub(decoder.held_bytes());
+    /// The micro-batches of a step that walk together, in order. `decoder` holds the adapter and is as it was arranged.
+    pub fn groups(
+        &self,
+        decoder: &dyn Trainable,
+        arrangement: &Arrangement,
+        batches: &[MicroBatch],
+    ) -> Vec<Range<usize>> {
+        let moments = if arrangement.spills_moments { 0 } else { self.moments };
+        let room = self.memory.0.saturating_sub(self.held + moments + decoder.held_bytes());
+        let fits = |tokens, largest, inputs: Inputs| decoder.walk_bytes(tokens, largest, inputs) <= room;
         let mut groups: Vec<Range<usize>> = Vec::new();
         let (mut tokens, mut largest) = (0, 0);
         for (index, batch) in batches.iter().enumerate() {
             tokens += batch.packed.len();
             largest = largest.max(batch.packed.len());
-            match groups.last_mut().filter(|_| decoder.walk_bytes(tokens, largest) <= room) {
+            match groups.last_mut().filter(|_| fits(tokens, largest, arrangement.inputs)) {
                 Some(group) => group.end = index + 1,
                 None => {
                     groups.push(index..index + 1);
@@ -97,7 +121,7 @@ mod tests {
             1 << 20
         }
 
-        fn walk_bytes(&self, tokens: usize, _: usize) -> u64 {
+        fn walk_bytes(&self, tokens: usize, _: usize, _: Inputs) -> u64 {
             1024 * tokens as u64
         }
 
@@ -114,26 +138,34 @@ mod tests {
         let example = |length| Example { ids: vec![1; length], learnt: vec![true; length] };
         let data =
             TrainingData { train: vec![example(10), example(30)], held_out: vec![example(20)], ..Default::default() };
-        Budget::new(Memory(memory), 100, &data, 2)
+        Budget::new(Memory(memory), 100, &data, (4, 2))
     }
 
     #[test]
     fn groups_are_as_large_as_the_room() {
         let batches = [10, 20, 30, 40]
             .map(|length| MicroBatch { packed: Packed::rows(&[vec![1; length]]), ..Default::default() });
-        let held = PROGRAM + 1600 + 5 * 60 + (1 << 20);
+        let held = PROGRAM + 800 + 5 * 60 + (1 << 20);
+        let arrangement = budget(1 << 30).arrange(&Simple, 0).unwrap();
+        assert!(!arrangement.spills_moments, "{arrangement}");
         for (tokens, expected) in [(100, vec![4]), (99, vec![3, 4]), (60, vec![3, 4]), (1, vec![1, 2, 3, 4])] {
-            let groups = budget(held + 1024 * tokens).groups(&Simple, &batches);
-            assert_eq!(groups.iter().map(|group| group.end).collect::<Vec<_>>(), expected, "room for {tokens}");
+            let ends = |moments: u64, arrangement: &Arrangement| -> Vec<usize> {
+                let budget = budget(held + moments + 1024 * tokens);
+                budget.groups(&Simple, arrangement, &batches).iter().map(|group| group.end).collect()
+            };
+            assert_eq!(ends(800, &arrangement), expected, "room for {tokens}");
+            let spilled = Arrangement { spills_moments: true, ..arrangement };
+            assert_eq!(ends(0, &spilled), expected, "room for {tokens}, and the moments elsewhere");
         }
     }
 
     #[test]
     fn a_budget_too_small_for_any_step_says_what_is_needed() {
-        let budget_of = |tokens: u64| budget(PROGRAM + 1900 + (1 << 20) + 1024 * tokens);
-        assert_eq!(budget_of(0).largest, 50, "the two longest");
-        budget_of(50).check(&Simple).unwrap();
-        let error = budget_of(49).check(&Simple).unwrap_err().to_string();
+        let arranged = |tokens: u64| budget(PROGRAM + 1500 + (1 << 20) + 1024 * tokens).arrange(&Simple, 400);
+        assert_eq!(budget(0).largest, 50, "the two longest");
+        let found = arranged(50).unwrap();
+        assert!(found.spills_moments && found.together == 1, "{found}");
+        let error = arranged(49).unwrap_err().to_string();
         assert!(error.contains("98 MiB") && error.contains("--memory") && error.contains("50 tokens"), "{error}");
     }
 }

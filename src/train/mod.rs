@@ -6,12 +6,14 @@
 //! goes on from there.
 
 pub mod adamw;
+mod arrangement;
 mod budget;
 pub mod card;
 pub mod data;
 pub mod format;
 pub mod initial;
 pub mod log;
+pub mod moments;
 pub mod order;
 pub mod plan;
 pub mod recipe;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::adamw::AdamW;
+use super::arrangement::Arrangement;
 use super::budget::Budget;
 use super::data::TrainingData;
 use super::format::{Example, pack};
@@ -20,11 +21,10 @@ use super::state::{self, Place, Wanted};
 use super::{FinetuneOptions, TrainSummary};
 use crate::digest::sha256_hex;
 use crate::disk;
-use crate::memory::Memory;
 use crate::model::adapter::{Adapter, peft};
 use crate::model::config::ModelConfig;
 use crate::model::home::{self, Held, Home};
-use crate::model::training::{Gradients, LossOptions, MicroBatch, Trainable};
+use crate::model::training::{Gradients, Inputs, LossOptions, MicroBatch, Trainable};
 use crate::random::Random;
 use crate::weights::Checkpoint;
 
@@ -45,6 +45,8 @@ pub struct Run<'a> {
     optimizer: AdamW,
     order: Order,
     budget: Budget,
+    /// Of a run that is not done.
+    arrangement: Option<Arrangement>,
     log: Log,
     place: Place,
     steps: usize,
@@ -119,7 +121,13 @@ impl<'a> Run<'a> {
             data,
             options,
             decoder: None,
-            budget: Budget::new(options.memory, adapter.parameters(), data, recipe.batch.dialogues),
+            budget: Budget::new(
+                options.memory,
+                adapter.parameters(),
+                data,
+                (recipe.batch.accumulation, recipe.batch.dialogues),
+            ),
+            arrangement: None,
             adapter,
             optimizer,
             order: Order::new(recipe.seed, data.train.len()),
@@ -141,11 +149,18 @@ impl<'a> Run<'a> {
             self.options.progress.line("recompute = false: the kernels' home computes layers again all the same");
         }
         let held = Held { dtype: self.recipe.dtype.of_weights(), nf4: self.recipe.quantization == Quantization::Nf4 };
+        let mut decoder = home::trainable(self.options.home, checkpoint, config, held)?;
         let copy = 4 * self.adapter.parameters() as u64; // which the decoder will hold
-        let (room, largest) = (Memory(self.budget.room().0.saturating_sub(copy)), self.budget.largest);
-        let mut decoder = home::trainable(self.options.home, checkpoint, config, held, room, largest)?;
+        let found = self.budget.arrange(&*decoder, copy)?;
+        if found.traffic.in_all() > 0 {
+            self.options.progress.line(&found.to_string());
+        }
+        if found.spills_moments {
+            self.optimizer.spill(&self.recipe.output)?;
+        }
+        decoder.arrange(found.streams, (found.inputs == Inputs::Spilled).then_some(&self.recipe.output))?;
         decoder.adapt(&self.adapter)?;
-        self.budget.check(&*decoder)?;
+        self.arrangement = Some(found);
         self.decoder = Some(decoder);
         let left = self.place.steps * self.recipe.dialogues_per_step()..self.steps * self.recipe.dialogues_per_step();
         let mut order = Order::new(self.recipe.seed, self.data.train.len());
@@ -195,7 +210,8 @@ impl<'a> Run<'a> {
         let (weight, scale) = (1.0 / batches.len() as f64, self.place.scaler.map_or(1.0, |scaler| scaler.scale));
         let mut mean = StepLoss::default();
         let decoder = self.decoder()?;
-        for group in self.budget.groups(decoder, &batches) {
+        let arrangement = self.arrangement.as_ref().context(NOT_LOADED)?;
+        for group in self.budget.groups(decoder, arrangement, &batches) {
             let together = &batches[group];
             for loss in decoder.gradients(together, &options, weight as f32 * scale, &mut gradients)? {
                 mean.total += weight * loss.total;
@@ -235,7 +251,7 @@ impl<'a> Run<'a> {
     }
 
     pub fn update(&mut self, step: &Step, gradients: &Gradients) -> Result<()> {
-        self.optimizer.step(&mut self.adapter, gradients, step.rate);
+        self.optimizer.step(&mut self.adapter, gradients, step.rate)?;
         self.place.skipped_in_a_row = 0;
         self.decoder.as_mut().context(NOT_LOADED)?.adapt(&self.adapter)
     }

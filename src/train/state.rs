@@ -6,18 +6,24 @@
 //! The last few are kept: the newest that is whole is taken up, by the run it belongs to (same recipe, same data, same
 //! base) or where that was told.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use safetensors::{Dtype, SafeTensors, serialize_to_file};
+use anyhow::{Context, Error, Result, bail, ensure};
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, View, serialize_to_file};
 use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
+use super::moments::{AllMoments, Half, Moments};
 use super::scaler::Scaler;
 use crate::disk;
-use crate::model::adapter::Adapter;
-use crate::model::adapter::peft::F32;
+use crate::model::adapter::{Adapter, Matrix};
 
 pub const FOLDER: &str = "states";
 
@@ -49,19 +55,65 @@ pub struct Place {
 pub fn write(folder: &Path, keep: usize, place: &Place, adapter: &Adapter, optimizer: &AdamW) -> Result<()> {
     let progress = serde_json::to_string(place).context("the place in the work can be written")?;
     let metadata = HashMap::from([("progress".to_owned(), progress)]);
-    let names = names(adapter);
-    let matrices = adapter.matrices().zip(&optimizer.moments);
-    let tensors = names.iter().zip(matrices).flat_map(|(name, (matrix, moments))| {
-        let tensor = |kind: &str, values| (format!("{name}.{kind}"), F32 { values, shape: vec![values.len()] });
-        [tensor("value", matrix.values.as_slice()), tensor("mean", &moments.mean), tensor("square", &moments.square)]
+    let (names, failure) = (names(adapter), RefCell::new(None));
+    let tensors = names.iter().zip(adapter.matrices()).enumerate().flat_map(|(index, (name, matrix))| {
+        let tensor = |kind: &'static str, part| {
+            (format!("{name}.{kind}"), Stored { matrix, part, failure: &failure, shape: [matrix.values.len()] })
+        };
+        let moments = |half| Part::Moments(&optimizer.moments, index, half);
+        [tensor("value", Part::Value), tensor("mean", moments(Half::Mean)), tensor("square", moments(Half::Square))]
     });
     disk::make_folder(&folder.join(FOLDER))?;
     let path = folder.join(FOLDER).join(format!("{:06}.{EXTENSION}", place.steps));
-    disk::replace_with(&path, |path| Ok(serialize_to_file(tensors, Some(metadata.clone()), path)?))?;
+    disk::replace_with(&path, |path| {
+        serialize_to_file(tensors, Some(metadata), path)?;
+        failure.take().map_or(Ok(()), Err)
+    })?;
     for old in stored(folder)?.iter().rev().skip(keep.max(1)) {
         std::fs::remove_file(old).with_context(|| format!("cannot remove {}", old.display()))?;
     }
     Ok(())
+}
+
+/// What of a matrix a tensor holds.
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    Value,
+    Moments(&'a AllMoments, usize, Half),
+}
+
+/// A tensor on its way into the file: spilled moments are read when it is their turn.
+struct Stored<'a> {
+    matrix: &'a Matrix,
+    part: Part<'a>,
+    shape: [usize; 1],
+    /// What went wrong with reading them; there is no way to say it in [`View::data`].
+    failure: &'a RefCell<Option<Error>>,
+}
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let numbers = match self.part {
+            Part::Value => Cow::Borrowed(self.matrix.values.as_slice()),
+            Part::Moments(moments, index, half) => moments.numbers(index, half).unwrap_or_else(|error| {
+                self.failure.borrow_mut().get_or_insert(error);
+                Cow::Owned(vec![0.0; self.shape[0]])
+            }),
+        };
+        Cow::Owned(numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.shape[0]
+    }
 }
 
 const EXTENSION: &str = "safetensors";
@@ -112,9 +164,10 @@ pub fn restore(
 
 /// The inner error: the file is damaged.
 fn take_up(path: &Path, wanted: Wanted, adapter: &mut Adapter, optimizer: &mut AdamW) -> Result<Result<Place>> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let place = match progress(&bytes).with_context(|| damaged(path)) {
-        Ok(place) => place,
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let opened = Content::open(file).and_then(|content| Ok((content.progress()?, content)));
+    let (place, content) = match opened.with_context(|| damaged(path)) {
+        Ok(found) => found,
         Err(error) => return Ok(Err(error)),
     };
     ensure!(
@@ -123,7 +176,7 @@ fn take_up(path: &Path, wanted: Wanted, adapter: &mut Adapter, optimizer: &mut A
          `output`, remove the folder to begin anew, or go on all the same with --accept-changes)",
         path.display()
     );
-    if let Err(error) = fill(&bytes, adapter, optimizer).with_context(|| damaged(path)) {
+    if let Err(error) = content.fill(adapter, optimizer).with_context(|| damaged(path)) {
         return Ok(Err(error));
     }
     optimizer.updates = place.updates;
@@ -134,29 +187,65 @@ fn damaged(path: &Path) -> String {
     format!("{} cannot be taken up (remove it to begin anew)", path.display())
 }
 
-fn fill(bytes: &[u8], adapter: &mut Adapter, optimizer: &mut AdamW) -> Result<()> {
-    let file = SafeTensors::deserialize(bytes)?;
-    let names = names(adapter);
-    ensure!(file.len() == 3 * names.len(), "it holds {} tensors, not {}", file.len(), 3 * names.len());
-    for (name, (matrix, moments)) in names.iter().zip(adapter.matrices_mut().zip(&mut optimizer.moments)) {
-        let parts = [("value", &mut matrix.values), ("mean", &mut moments.mean), ("square", &mut moments.square)];
-        for (kind, values) in parts {
-            let tensor = file.tensor(&format!("{name}.{kind}"))?;
-            let fits = tensor.dtype() == Dtype::F32 && tensor.data().len() == size_of_val(values.as_slice());
-            ensure!(fits, "`{name}.{kind}` does not have the adapter's shape");
-            let numbers = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
-        }
-    }
-    Ok(())
+/// A whole safetensors file, of which one tensor is in memory at a time.
+struct Content {
+    file: File,
+    header: Metadata,
+    /// Where the tensors begin.
+    start: u64,
 }
 
-fn progress(bytes: &[u8]) -> Result<Place> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).context("not a whole safetensors file")?;
-    let Some(text) = metadata.metadata().as_ref().and_then(|entries| entries.get("progress")) else {
-        bail!("it does not say how far the run was");
-    };
-    serde_json::from_str(text).context("how far the run was cannot be read")
+/// safetensors' own limit.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+impl Content {
+    fn open(mut file: File) -> Result<Content> {
+        let whole = "not a whole safetensors file";
+        let all = file.metadata()?.len();
+        let mut length = [0; 8];
+        file.read_exact(&mut length).context(whole)?;
+        let length = u64::from_le_bytes(length);
+        ensure!(length <= LONGEST_HEADER && 8 + length <= all, "{whole}");
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).context(whole)?;
+        let header: Metadata = serde_json::from_slice(&header).context(whole)?;
+        let start = 8 + length;
+        ensure!(start + header.data_len() as u64 == all, "{whole}");
+        Ok(Content { file, header, start })
+    }
+
+    fn progress(&self) -> Result<Place> {
+        let Some(text) = self.header.metadata().as_ref().and_then(|entries| entries.get("progress")) else {
+            bail!("it does not say how far the run was");
+        };
+        serde_json::from_str(text).context("how far the run was cannot be read")
+    }
+
+    fn fill(&self, adapter: &mut Adapter, optimizer: &mut AdamW) -> Result<()> {
+        let (names, found) = (names(adapter), self.header.offset_keys().len());
+        ensure!(found == 3 * names.len(), "it holds {found} tensors, not {}", 3 * names.len());
+        let moments = names.iter().zip(adapter.matrices_mut()).map(|(name, matrix)| {
+            let mut moments = Moments::zeros(matrix.values.len());
+            self.read(&format!("{name}.value"), &mut matrix.values)?;
+            self.read(&format!("{name}.mean"), &mut moments.mean)?;
+            self.read(&format!("{name}.square"), &mut moments.square)?;
+            Ok(moments)
+        });
+        optimizer.moments = AllMoments::InMemory(moments.collect::<Result<_>>()?);
+        Ok(())
+    }
+
+    fn read(&self, name: &str, values: &mut [f32]) -> Result<()> {
+        let info = self.header.info(name).with_context(|| format!("it holds no `{name}`"))?;
+        let (from, to) = info.data_offsets;
+        let fits = info.dtype == Dtype::F32 && to - from == size_of_val(values);
+        ensure!(fits, "`{name}` does not have the adapter's shape");
+        let mut bytes = vec![0; to - from];
+        self.file.read_exact_at(&mut bytes, self.start + from as u64)?;
+        let numbers = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
+        Ok(())
+    }
 }
 
 /// A name for each of the adapter's matrices, in order.
@@ -187,7 +276,7 @@ mod tests {
             lora_plus_ratio: 1.0,
         };
         let mut optimizer = AdamW::new(settings, &adapter);
-        optimizer.moments[1].square[7] = 0.25;
+        optimizer.moments.change(vec![(); 2], |index, (), moments| moments.square[index] = 0.25).unwrap();
         optimizer.updates = 6;
         let place = Place {
             run: "abc".to_owned(),
@@ -209,6 +298,13 @@ mod tests {
         (adapter, optimizer)
     }
 
+    /// All moments, and how many updates made them.
+    fn learnt(optimizer: &AdamW) -> (Vec<Vec<f32>>, usize) {
+        let halves = (0..2).flat_map(|index| [(index, Half::Mean), (index, Half::Square)]);
+        let numbers = |(index, half)| optimizer.moments.numbers(index, half).unwrap().into_owned();
+        (halves.map(numbers).collect(), optimizer.updates)
+    }
+
     fn taken_up(folder: &Path, run: &str, adapter: &mut Adapter, optimizer: &mut AdamW) -> Result<Option<Place>> {
         restore(folder, Wanted { run, accepts_others: false }, adapter, optimizer, |_| {})
     }
@@ -221,7 +317,19 @@ mod tests {
         assert_eq!(taken_up(folder.path(), "abc", &mut again, &mut moments).unwrap(), None);
         write(folder.path(), 2, &progress, &adapter, &optimizer).unwrap();
         assert_eq!(taken_up(folder.path(), "abc", &mut again, &mut moments).unwrap(), Some(progress));
-        assert_eq!((again, moments), (adapter, optimizer));
+        assert_eq!((again, learnt(&moments)), (adapter, learnt(&optimizer)));
+    }
+
+    #[test]
+    fn spilled_moments_are_written_as_those_in_memory_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let (adapter, mut optimizer, place) = run();
+        write(folder.path(), 2, &place, &adapter, &optimizer).unwrap();
+        let path = stored(folder.path()).unwrap().remove(0);
+        let held = std::fs::read(&path).unwrap();
+        optimizer.spill(folder.path()).unwrap();
+        write(folder.path(), 2, &place, &adapter, &optimizer).unwrap();
+        assert!(optimizer.moments.are_spilled() && std::fs::read(&path).unwrap() == held);
     }
 
     #[test]
@@ -243,7 +351,7 @@ mod tests {
         let wanted = Wanted { run: "abc", accepts_others: false };
         let found = restore(folder.path(), wanted, &mut again, &mut moments, |line| told.borrow_mut().push_str(line));
         assert_eq!(found.unwrap().unwrap().steps, 10);
-        assert_eq!((again, moments), (adapter, optimizer));
+        assert_eq!((again, learnt(&moments)), (adapter, learnt(&optimizer)));
         assert!(told.borrow().contains("000100.safetensors cannot be taken up"), "{told:?}");
     }
 

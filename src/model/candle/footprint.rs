@@ -15,7 +15,8 @@ const HEAD_ROWS: u64 = 2 * CHUNK as u64;
 pub fn batch_bytes(config: &ModelConfig, tokens: u64, longest: u64, recompute: bool) -> u64 {
     let (layers, activations) = (config.num_hidden_layers as u64, 4 * tokens * layer_activations(config, longest));
     let kept = if recompute { 4 * tokens * config.hidden_size as u64 } else { GRAPH * activations };
-    let sizes = names::linears(config, 0).into_iter().map(|linear| (linear.inputs * linear.outputs) as u64);
+    let linears = (0..config.num_hidden_layers).flat_map(|layer| names::linears(config, layer));
+    let sizes = linears.map(|linear| (linear.inputs * linear.outputs) as u64);
     let decoded = 4 * sizes.max().unwrap_or(0);
     layers * kept + (GRAPH + 1) * activations + decoded + HEAD_ROWS * 4 * config.vocab_size as u64
 }
@@ -27,9 +28,12 @@ fn layer_activations(config: &ModelConfig, length: u64) -> u64 {
     let keys = (config.num_key_value_heads * config.head_dim) as u64;
     // Queries and keys before and after rotation, values; scores before and after softmax; what they gather.
     let attention = 3 * queries + 3 * keys + 2 * heads * length;
-    let experts = config.mixture.map_or(1, |mixture| mixture.top_k) as u64;
-    // Gate, its silu, up, their product; input and output of each expert.
-    let feed_forward = experts * (4 * config.intermediate_size as u64 + 2 * hidden);
+    // Gate, its silu, up, their product; input and output of each expert, in the layer that has most.
+    let feed_forward = |layer| {
+        let experts = config.mixture_of(layer).map_or(1, |mixture| mixture.top_k) as u64;
+        experts * (4 * config.feed_forward_width(layer) as u64 + 2 * hidden)
+    };
+    let feed_forward = (0..config.num_hidden_layers).map(feed_forward).max().unwrap_or(0);
     // Two norms, two residual sums, the attention's output.
     attention + feed_forward + 5 * hidden
 }

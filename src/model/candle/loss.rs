@@ -19,7 +19,7 @@ use super::{CandleDecoder, Layer, LayerOutput, ops};
 use crate::model::adapter::{Adapter, Matrix};
 use crate::model::decoder::Decoder;
 use crate::model::dropout::Dropout;
-use crate::model::training::{Balance, Gradients, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
+use crate::model::training::{Balance, Gradients, Inputs, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
 
 /// A layer's input and, when nothing is recomputed, its graph.
 struct Kept {
@@ -39,7 +39,7 @@ impl Trainable for CandleDecoder {
     }
 
     /// Those of the micro-batches that are computed side by side.
-    fn walk_bytes(&self, _: usize, largest: usize) -> u64 {
+    fn walk_bytes(&self, _: usize, largest: usize, _: Inputs) -> u64 {
         let at_once = if self.device.is_cpu() { rayon::current_num_threads() } else { 1 };
         at_once as u64 * batch_bytes(&self.config, largest as u64, largest as u64, true)
     }

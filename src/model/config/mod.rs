@@ -130,6 +130,11 @@ impl ModelConfig {
         widths.max().unwrap_or(0)
     }
 
+    /// The width of the widest feed-forward, of a mixture an expert's.
+    pub fn widest_expert(&self) -> usize {
+        (0..self.num_hidden_layers).map(|layer| self.feed_forward_width(layer)).max().unwrap_or(0)
+    }
+
     fn dense_width(&self, layer: usize) -> Option<usize> {
         self.dense_widths.get(layer).copied().flatten()
     }

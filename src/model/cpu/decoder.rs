@@ -47,23 +47,27 @@ impl<E: Element> Decoder for CpuDecoder<E> {
         if pairs.len() < adapter.pairs.len() {
             bail!("the adapter has two pairs for the same module");
         }
-        let config = &self.config;
-        let found = (0..config.num_hidden_layers).map(|layer| {
-            let linears = names::linears(config, layer);
-            let of = linears.iter().map(|linear| pairs.remove(linear.module.as_str())).collect::<Vec<_>>();
-            let shapes = linears.iter().map(|linear| [linear.outputs, linear.inputs]);
-            let shaped = shapes.zip(of.iter().map(|found| found.map(|(_, pair)| pair))).collect::<Vec<_>>();
-            Ok((of.iter().map(|found| found.map(|(index, _)| index)).collect(), Pairs::new::<E>(&shaped)?))
-        });
-        let (adapted, found): (Vec<Vec<Option<usize>>>, Vec<Pairs>) =
-            found.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let layers: Vec<Vec<names::Linear>> =
+            (0..self.config.num_hidden_layers).map(|layer| names::linears(&self.config, layer)).collect();
+        let mut found = Vec::with_capacity(layers.len());
+        for linears in &layers {
+            let of: Vec<_> = linears.iter().map(|linear| pairs.remove(linear.module.as_str())).collect();
+            let both = of.iter().zip(linears).filter_map(|(found, linear)| Some((found.as_ref()?.1, linear)));
+            both.map(|(pair, linear)| pair.check(linear.inputs, linear.outputs)).collect::<Result<()>>()?;
+            found.push(of);
+        }
         if !pairs.is_empty() {
             let mut unused: Vec<&str> = pairs.into_keys().collect();
             unused.sort_unstable();
             bail!("the adapter has pairs for modules that this model does not have: {}", unused.join(", "));
         }
-        self.adapted = adapted;
-        self.layers.iter_mut().zip(found).for_each(|(layer, pairs)| layer.pairs = pairs);
+        // One layer's old pairs go as its new ones come: an adapter is not held a second time.
+        for (index, (linears, of)) in layers.iter().zip(found).enumerate() {
+            let shapes = linears.iter().map(|linear| [linear.outputs, linear.inputs]);
+            let shaped: Vec<_> = shapes.zip(of.iter().map(|found| found.map(|(_, pair)| pair))).collect();
+            self.layers[index].pairs = Pairs::new::<E>(&shaped)?;
+            self.adapted[index] = of.into_iter().map(|found| found.map(|(index, _)| index)).collect();
+        }
         Ok(())
     }
 

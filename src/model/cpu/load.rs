@@ -15,7 +15,6 @@ use crate::kernel::{Element, Isa, Pool};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Footprint};
 use crate::model::names;
-use crate::model::training::Trainable;
 use crate::weights::Checkpoint;
 
 /// How a decoder is made from a checkpoint.
@@ -48,19 +47,9 @@ impl<E: Element> CpuDecoder<E> {
         Ok(decoder)
     }
 
-    /// A decoder to train with: layers that do not fit into memory beside a walk of `largest` tokens are streamed, whole
-    /// ones.
-    pub fn load_to_train(
-        checkpoint: Checkpoint,
-        config: &ModelConfig,
-        options: &LoadOptions,
-        largest: usize,
-    ) -> Result<CpuDecoder<E>> {
-        let (mut decoder, may_stream) = CpuDecoder::open(checkpoint, config, options)?;
-        if decoder.held_bytes() + decoder.walk_bytes(largest, largest) > options.memory && may_stream {
-            decoder.weights.stream(Groups::whole(config))?;
-        }
-        Ok(decoder)
+    /// A decoder to train with, its layers in memory until [`arrange`](crate::model::training::Trainable::arrange) says otherwise.
+    pub fn load_to_train(checkpoint: Checkpoint, config: &ModelConfig, options: &LoadOptions) -> Result<CpuDecoder<E>> {
+        Ok(CpuDecoder::open(checkpoint, config, options)?.0)
     }
 
     /// A decoder whose layers are in memory, or mapped: then they may be streamed.
@@ -81,6 +70,8 @@ impl<E: Element> CpuDecoder<E> {
         let layers = (0..config.num_hidden_layers).map(|index| reader.layer(index)).collect::<Result<_>>()?;
         let norm = reader.norm(names::NORM, config.hidden_size)?;
         let decoder = CpuDecoder {
+            layers_bytes: weights.layers_bytes(),
+            spill: None,
             config: config.clone(),
             kernels: Kernels::new(options.isa),
             f32_kernels: Kernels::new(options.isa),

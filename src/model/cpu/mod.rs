@@ -23,9 +23,11 @@ mod routing;
 mod weights;
 mod workspace;
 
+use std::path::PathBuf;
+
 use half::bf16;
 
-pub use backward::walk_bytes;
+pub use backward::{spilled_bytes, walk_bytes};
 pub use load::LoadOptions;
 pub use past::Past;
 
@@ -50,6 +52,8 @@ pub struct CpuDecoder<E: Element> {
     /// For routers, which are computed in f32 whatever the rest is.
     f32_kernels: Kernels<f32>,
     weights: Weights,
+    /// Of the layers' matrices as they are stored.
+    layers_bytes: usize,
     layers: Vec<Layer>,
     /// Which pair of the adapter sits on each linear, by layer and place.
     adapted: Vec<Vec<Option<usize>>>,
@@ -59,6 +63,8 @@ pub struct CpuDecoder<E: Element> {
     chunk: usize,
     paths: Pool<Path<E>>,
     workspaces: Pool<Workspace<E>>,
+    /// The folder for layers' inputs that training spills.
+    spill: Option<PathBuf>,
 }
 
 /// Hidden states of a wave.

@@ -120,6 +120,21 @@ impl Weights {
         Ok(())
     }
 
+    /// Whether they lie in files as they are used.
+    pub fn can_be_streamed(&self) -> bool {
+        matches!(self.layers, Layers::Mapped | Layers::Streamed(_))
+    }
+
+    /// What [`Weights::bytes`] would be, streamed by whole layers; `None` where they can't be.
+    pub fn streamed_whole_bytes(&self) -> Option<usize> {
+        let bytes = |linears: &Vec<Linear>| {
+            let names: Vec<String> = linears.iter().map(|linear| linear.tensor.clone()).collect();
+            LayerStream::buffer_bytes(&self.checkpoint, &names).ok()
+        };
+        let largest = self.linears.iter().map(bytes).try_fold(0, |most, bytes| Some(most.max(bytes?)))?;
+        self.can_be_streamed().then_some(SLOTS.min(self.linears.len()) * largest + self.end_bytes())
+    }
+
     fn tensors(&self, layer: usize, places: &Range<usize>) -> Vec<String> {
         self.linears[layer][places.clone()].iter().map(|linear| linear.tensor.clone()).collect()
     }

@@ -13,10 +13,14 @@ use half::bf16;
 use crate::memory::Memory;
 use crate::model::candle::batch_bytes;
 use crate::model::config::ModelConfig;
+use crate::model::training::Inputs;
 use crate::model::{cpu, names};
-use crate::train::budget::PROGRAM;
+use crate::train::arrangement::{Arrangement, Sizes};
+use crate::train::budget::{MOMENTS, PROGRAM};
 use crate::train::recipe::{Dtype, Quantization, Recipe};
 
+const MOMENTS_ROW: &str = "AdamW's moments";
+const WALK_ROW: &str = "one micro-batch";
 const CARDS: [u64; 2] = [16, 32];
 /// Bytes a second from host to card (PCIe 3.0 x 16 in practice).
 const LINK: f64 = 12e9;
@@ -34,16 +38,6 @@ pub struct Row {
     pub what: &'static str,
     pub machine: Held,
     pub card: Held,
-}
-
-/// How a step goes within a budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Within {
-    pub memory: Memory,
-    pub is_streamed: bool,
-    /// Micro-batches that walk together; 0: not even one fits.
-    pub together: usize,
-    pub peak: Memory,
 }
 
 /// All rows, and what is needed to ask what fits.
@@ -91,8 +85,12 @@ impl Needs {
             row("embedding, head, norms", Held::both(ends), Held { whole: ends, by_layer: head }),
             trained_row("adapter", 8, 4),
             trained_row("gradients", 4, 4),
-            trained_row("AdamW's moments", 8, 8),
-            row("one micro-batch", Held::both(walk_bytes(recipe.dtype, config, tokens, tokens)), Held::both(graph)),
+            trained_row(MOMENTS_ROW, MOMENTS, 8),
+            row(
+                WALK_ROW,
+                Held::both(walk_bytes(recipe.dtype, config, tokens, tokens, Inputs::InMemory)),
+                Held::both(graph),
+            ),
             row("the program", Held::both(PROGRAM), Held::both(0)),
         ];
         let accumulation = recipe.batch.accumulation;
@@ -109,37 +107,32 @@ impl Needs {
     }
 
     /// What a run with that budget does on this machine.
-    pub fn within(&self, memory: Memory) -> Within {
-        let all = self.in_all().0;
-        let is_streamed = all.whole > memory.0;
-        let one = if is_streamed { all.by_layer } else { all.whole };
-        let walk = |count: usize| walk_bytes(self.dtype, &self.config, count * self.micro_batch, self.micro_batch);
-        let of = |count: usize| one - walk(1) + walk(count);
-        let together = (1..=self.accumulation).take_while(|&count| of(count) <= memory.0).last().unwrap_or(0);
-        Within { memory, is_streamed, together, peak: Memory(of(together.max(1))) }
-    }
-
-    /// Bytes of frozen linears that a step brings in where they are streamed, forwards and backwards.
-    fn traffic(&self, together: usize) -> u64 {
-        2 * self.linears * self.accumulation.div_ceil(together.max(1)) as u64
+    pub fn within(&self, memory: Memory) -> Arrangement {
+        let row = |what: &str| self.rows.iter().find(|row| row.what == what).map_or(0, |row| row.machine.whole);
+        let (moments, all) = (row(MOMENTS_ROW), self.in_all().0);
+        let beside = row(WALK_ROW) + moments;
+        let sizes = Sizes {
+            memory: memory.0,
+            held: 0, // what is not the model is counted with it
+            moments,
+            whole: all.whole - beside,
+            streamed: Some(all.by_layer - beside),
+            layers: self.linears,
+            inputs: Some(cpu::spilled_bytes(&self.config, self.micro_batch)),
+            micro_batches: self.accumulation,
+        };
+        sizes.arrange(|count, inputs| {
+            walk_bytes(self.dtype, &self.config, count * self.micro_batch, self.micro_batch, inputs)
+        })
     }
 
     /// What this machine would do with that budget.
     pub fn show_within(&self, memory: Memory, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let within = self.within(memory);
-        if within.together == 0 {
-            return writeln!(f, "--memory {memory}: not enough, a step takes {}", within.peak);
+        match within.together {
+            0 => writeln!(f, "--memory {memory}: not enough, a step takes {}", Memory(within.peak)),
+            _ => writeln!(f, "--memory {memory}: {within} (a step has {} micro-batches)", self.accumulation),
         }
-        let layers = match within.is_streamed {
-            false => "the whole model in memory".to_owned(),
-            true => format!("layers streamed from disk ({:.1} GB a step)", self.traffic(within.together) as f64 / 1e9),
-        };
-        let (together, all) = (within.together, self.accumulation);
-        writeln!(
-            f,
-            "--memory {memory}: {layers}, {together} of a step's {all} micro-batches at a time, peak {}",
-            within.peak
-        )
     }
 }
 
@@ -159,7 +152,7 @@ impl fmt::Display for Needs {
             let (whole, by_layer) = (fits(card.whole), fits(card.by_layer));
             writeln!(f, "{:<50}{whole:>16}{by_layer:>12}", format!("a card of {size} GB"))?;
         }
-        let bytes = self.traffic(1) as f64;
+        let bytes = (2 * self.linears * self.accumulation as u64) as f64;
         writeln!(
             f,
             "(by layer, a card gets {:.1} GB a step over its link: {:.0} s at {:.0} GB/s; this version keeps the whole model \
@@ -172,11 +165,11 @@ impl fmt::Display for Needs {
 }
 
 /// Of so many tokens, `largest` in one micro-batch, in the kernels' home.
-fn walk_bytes(dtype: Dtype, config: &ModelConfig, tokens: usize, largest: usize) -> u64 {
+fn walk_bytes(dtype: Dtype, config: &ModelConfig, tokens: usize, largest: usize, inputs: Inputs) -> u64 {
     let threads = rayon::current_num_threads();
     match dtype {
-        Dtype::Bf16 => cpu::walk_bytes::<bf16>(config, tokens, largest, threads),
-        Dtype::F32 | Dtype::F16 => cpu::walk_bytes::<f32>(config, tokens, largest, threads),
+        Dtype::Bf16 => cpu::walk_bytes::<bf16>(config, tokens, largest, threads, inputs),
+        Dtype::F32 | Dtype::F16 => cpu::walk_bytes::<f32>(config, tokens, largest, threads, inputs),
     }
 }
 

@@ -182,11 +182,10 @@ mod tests {
     fn a_budget_decides_what_is_streamed_and_what_walks_together() {
         let needs = post().needs;
         let within = |gibibytes: u64| needs.within(Memory(gibibytes << 30));
-        let (streamed, whole, none) = (within(12), within(64), within(4));
-        assert!(streamed.is_streamed && 1 <= streamed.together && streamed.together < 16, "{streamed:?}");
-        assert!(streamed.peak <= streamed.memory);
-        assert!(!whole.is_streamed && whole.together == 16, "{whole:?}");
-        assert!(none.together == 0 && none.peak > none.memory, "{none:?}");
+        let (spilled, whole, none) = (within(12), within(64), within(2));
+        assert!(!whole.streams && whole.together == 16 && whole.traffic.in_all() == 0, "{whole}");
+        assert!(spilled.streams && spilled.together == 16 && spilled.peak <= 12 << 30, "{spilled}");
+        assert!(none.together == 0 && none.peak > 2 << 30, "{none}");
         assert!(post().to_string().contains("not enough, a step takes"));
     }
 

@@ -5,6 +5,7 @@ use crate::kernel::product::padded;
 use crate::kernel::{Element, PANEL_WIDTH};
 use crate::model::config::ModelConfig;
 use crate::model::cpu::linear::UNIT;
+use crate::model::training::Inputs;
 
 /// A thread's buffers of a product: two runs of sums, a panel, rows being decoded.
 const THREAD: usize = 4 << 20;
@@ -12,16 +13,32 @@ const THREAD: usize = 4 << 20;
 const TOKEN: usize = 64;
 
 /// Bytes of a walk of so many `tokens`, `largest` in one micro-batch.
-pub fn walk_bytes<E: Element>(config: &ModelConfig, tokens: usize, largest: usize, threads: usize) -> u64 {
+pub fn walk_bytes<E: Element>(
+    config: &ModelConfig,
+    tokens: usize,
+    largest: usize,
+    threads: usize,
+    inputs: Inputs,
+) -> u64 {
     let state = 4 * config.hidden_size;
-    let kept = tokens * ((config.num_hidden_layers + 2) * state + TOKEN);
     let portion = tokens.min(PORTION.max(largest));
+    // The states, their gradients, and every layer's input, or that of a portion as it is read again.
+    let kept = match inputs {
+        Inputs::InMemory => tokens * (config.num_hidden_layers + 2) * state,
+        Inputs::Spilled => (2 * tokens + portion) * state,
+    };
     let bytes = kept
+        + tokens * TOKEN
         + portion * (attention::<E>(config) + feed_forward::<E>(config) + state)
         + portion.min(UNIT) * expert::<E>(config)
         + head::bytes::<E>(config, tokens)
         + threads * (THREAD + panels::<E>(config, portion.min(largest)));
     bytes as u64
+}
+
+/// Bytes on the disk of all layers' inputs.
+pub fn spilled_bytes(config: &ModelConfig, tokens: usize) -> u64 {
+    (4 * config.hidden_size * config.num_hidden_layers * tokens) as u64
 }
 
 /// A token in attention, both ways.
@@ -39,13 +56,13 @@ fn feed_forward<E: Element>(config: &ModelConfig) -> usize {
     let (width, hidden) = (size_of::<E>(), config.hidden_size);
     let routed = config.mixture.map_or(0, |mixture| 4 * hidden + 8 * mixture.experts + 64 * mixture.top_k);
     let sandwich = if config.sandwich_norms { 12 * hidden } else { 0 };
-    let forward = width * (hidden + config.intermediate_size); // an expert takes its tokens at once, and may get them all
+    let forward = width * (hidden + config.widest_expert()); // an expert takes its tokens at once, and may get them all
     routed + sandwich + forward + width * hidden + 4 * hidden
 }
 
 /// A row inside an expert on the way back.
 fn expert<E: Element>(config: &ModelConfig) -> usize {
-    let (width, inner) = (size_of::<E>(), config.intermediate_size);
+    let (width, inner) = (size_of::<E>(), config.widest_expert());
     2 * width * config.hidden_size + 2 * 4 * inner + 3 * width * inner + 4 * inner / PANEL_WIDTH
 }
 

@@ -12,15 +12,19 @@ mod attention;
 mod feed_forward;
 mod footprint;
 mod head;
+mod kept;
 mod linear;
 mod router;
 
-pub use footprint::walk_bytes;
+pub use footprint::{spilled_bytes, walk_bytes};
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 use super::CpuDecoder;
+use super::groups::Groups;
 use super::layer::Visit;
 use super::linear::Span;
 use super::routing::{choose, softmax};
@@ -32,7 +36,8 @@ use crate::model::adapter::Adapter;
 use crate::model::decoder::{Decoder, Pasts};
 use crate::model::dropout::Dropout;
 use crate::model::packed::Packed;
-use crate::model::training::{Balance, Gradients, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
+use crate::model::training::{Balance, Gradients, Inputs, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
+use kept::Kept;
 
 /// Tokens of a portion: packing a panel is a small part of multiplying it, for each of some experts too.
 const PORTION: usize = 4096;
@@ -71,12 +76,32 @@ impl<E: Element> Trainable for CpuDecoder<E> {
     }
 
     fn held_bytes(&self) -> u64 {
-        let pairs = self.layers.iter().map(|layer| layer.pairs.bytes()).sum::<usize>();
-        (self.weights.bytes() + pairs) as u64
+        (self.weights.bytes() + self.pair_bytes()) as u64
     }
 
-    fn walk_bytes(&self, tokens: usize, largest: usize) -> u64 {
-        walk_bytes::<E>(&self.config, tokens, largest, rayon::current_num_threads())
+    fn streamed_bytes(&self) -> Option<u64> {
+        Some((self.weights.streamed_whole_bytes()? + self.pair_bytes()) as u64)
+    }
+
+    fn layers_bytes(&self) -> u64 {
+        self.layers_bytes as u64
+    }
+
+    fn walk_bytes(&self, tokens: usize, largest: usize, inputs: Inputs) -> u64 {
+        walk_bytes::<E>(&self.config, tokens, largest, rayon::current_num_threads(), inputs)
+    }
+
+    fn spilled_bytes(&self, tokens: usize) -> Option<u64> {
+        Some(spilled_bytes(&self.config, tokens))
+    }
+
+    fn arrange(&mut self, streams: bool, spill: Option<&Path>) -> Result<()> {
+        if streams && !self.is_streamed() {
+            ensure!(self.weights.can_be_streamed(), "layers brought into 4 bits as they were loaded can't be streamed");
+            self.weights.stream(Groups::whole(&self.config))?;
+        }
+        self.spill = spill.map(Path::to_owned);
+        Ok(())
     }
 
     fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>> {
@@ -101,9 +126,9 @@ impl<E: Element> Trainable for CpuDecoder<E> {
             self.add_noise(batches, options, &mut walk);
             let mut scratch = Scratch::default();
             self.workspaces.with(|space| {
-                let mut kept = Vec::with_capacity(self.layers.len());
+                let mut kept = Kept::new(self.layers.len(), &walk.states, self.spill.as_deref())?;
                 for layer in 0..self.layers.len() {
-                    kept.push(walk.states.clone());
+                    kept.keep(layer, &walk.states)?;
                     self.forward_layer(layer, &mut walk, space)?;
                 }
                 let mut gradients: Vec<Vec<f32>> = walk.states.iter().map(|states| vec![0.0; states.len()]).collect();
@@ -111,9 +136,9 @@ impl<E: Element> Trainable for CpuDecoder<E> {
                 let losses = self.losses_of(&walk, options, out, &mut scratch.head)?;
                 walk.know_slopes(f64::from(factor) * options.router_aux_loss_coef);
                 for layer in (0..self.layers.len()).rev() {
-                    let inputs = kept.pop().expect("one is kept for every layer");
                     let buffers = (&mut *space, &mut scratch);
-                    self.backward_layer(layer, &walk.portions, &inputs, &mut gradients, buffers, sums)?;
+                    self.backward_layer(layer, &walk.portions, &mut kept, &mut gradients, buffers, sums)?;
+                    kept.forget(layer);
                 }
                 Ok(losses)
             })
@@ -122,6 +147,11 @@ impl<E: Element> Trainable for CpuDecoder<E> {
 }
 
 impl<E: Element> CpuDecoder<E> {
+    /// Bytes of the copy of the adapter.
+    fn pair_bytes(&self) -> usize {
+        self.layers.iter().map(|layer| layer.pairs.bytes()).sum()
+    }
+
     /// Embeds micro-batches.
     fn begin(&self, batches: &[MicroBatch], dropout: f64) -> Result<Walk> {
         let portions = portions(batches, dropout)?;
@@ -201,19 +231,20 @@ impl<E: Element> CpuDecoder<E> {
         Ok(losses)
     }
 
-    /// Turns the gradients of a layer's outputs into those of its `inputs`, and adds the pairs' to `sums`.
+    /// Turns the gradients of a layer's outputs into those of its inputs, and adds the pairs' to `sums`.
     fn backward_layer(
         &self,
         layer: usize,
         portions: &[Portion],
-        inputs: &[Vec<f32>],
+        kept: &mut Kept,
         gradients: &mut [Vec<f32>],
         (space, scratch): (&mut Workspace<E>, &mut Scratch<E>),
         sums: &mut Gradients,
     ) -> Result<()> {
         let visited = self.weights.visit(layer, 0)?;
         let mut of_layer = self.take_sums(layer, sums);
-        for ((portion, input), gradient) in portions.iter().zip(inputs).zip(gradients) {
+        for (index, (portion, gradient)) in portions.iter().zip(gradients).enumerate() {
+            let input = kept.input(layer, index)?;
             let visit = self.visit_with(layer, &visited, portion)?;
             let middle = take(&mut scratch.middle, input.len());
             middle.copy_from_slice(input);
