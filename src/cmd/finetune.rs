@@ -28,6 +28,7 @@ pub struct Args {
 pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let recipe = Recipe::read(&args.recipe)?;
     let checkpoint = || place.project.resolve(&recipe.model)?.checkpoint();
+    args.run.take_threads()?;
     if args.plan {
         // A config in the recipe saves the plan from having to find the model.
         let model = if recipe.config.is_none() { Some(checkpoint()?) } else { None };
@@ -35,7 +36,6 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         return Ok(Verdict::Done);
     }
     let model = checkpoint()?;
-    args.run.take_threads()?;
     let options = FinetuneOptions {
         home: args.run.home(),
         memory: args.run.memory(),

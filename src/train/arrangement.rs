@@ -41,6 +41,8 @@ pub struct Arrangement {
     pub inputs: Inputs,
     /// Micro-batches that walk together; 0: not even one fits.
     pub together: usize,
+    /// Of a step.
+    pub micro_batches: usize,
     /// The most memory that is used with it, or with one micro-batch where none fits.
     pub peak: u64,
     pub traffic: Traffic,
@@ -87,6 +89,7 @@ impl Sizes {
                     spills_moments,
                     inputs,
                     together: 0,
+                    micro_batches: self.micro_batches,
                     peak: 0,
                     traffic: Traffic::default(),
                 })
@@ -125,7 +128,8 @@ impl fmt::Display for Arrangement {
         if !self.streams {
             write!(f, "the whole model in memory, ")?;
         }
-        write!(f, "{} micro-batches at a time, peak {}", self.together, Memory(self.peak))?;
+        let (together, all) = (self.together, self.micro_batches);
+        write!(f, "{together} of a step's {all} micro-batches at a time, peak {}", Memory(self.peak))?;
         for (is_on, what, bytes) in [
             (self.streams, "layers streamed from disk", layers),
             (self.spills_moments, "AdamW's moments spilled to disk", moments),
@@ -213,9 +217,9 @@ mod tests {
     fn it_says_what_it_costs() {
         let giga = |sizes: Sizes| Sizes { moments: 2_000_000_000, layers: 24_000_000_000, ..sizes };
         let text = giga(Sizes { memory: 360, ..SIZES }).arrange(walk).to_string();
-        assert!(text.contains("4 micro-batches at a time"), "{text}");
+        assert!(text.contains("4 of a step's 4 micro-batches at a time"), "{text}");
         assert!(text.contains("layers streamed from disk             48.0 GB a step, 48 s at 1 GB/s"), "{text}");
-        assert!(text.contains("moments spilled to disk            4.0 GB a step, 4 s"), "{text}");
+        assert!(text.contains("moments spilled to disk        4.0 GB a step, 4 s"), "{text}");
         assert!(text.contains("layers' inputs spilled to disk"), "{text}");
         assert!(!within(2000).to_string().contains("disk"));
     }

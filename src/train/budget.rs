@@ -38,8 +38,8 @@ impl Budget {
         data: &TrainingData,
         (micro_batches, dialogues): (usize, usize),
     ) -> Budget {
-        let mut lengths: Vec<usize> =
-            data.train.iter().chain(&data.held_out).map(|example| example.ids.len()).collect();
+        let held_out = data.held_out.iter().map(|example| example.ids.len());
+        let mut lengths: Vec<usize> = (0..data.rows.len()).map(|row| data.row_tokens(row)).chain(held_out).collect();
         let tokens: usize = lengths.iter().sum();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         let (trained, largest) = (trained as u64, lengths.iter().take(dialogues).sum());
@@ -136,8 +136,12 @@ mod tests {
 
     fn budget(memory: u64) -> Budget {
         let example = |length| Example { ids: vec![1; length], learnt: vec![true; length] };
-        let data =
-            TrainingData { train: vec![example(10), example(30)], held_out: vec![example(20)], ..Default::default() };
+        let data = TrainingData {
+            train: vec![example(10), example(30)],
+            held_out: vec![example(20)],
+            rows: vec![vec![0], vec![1]],
+            ..Default::default()
+        };
         Budget::new(Memory(memory), 100, &data, (4, 2))
     }
 

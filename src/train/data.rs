@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::format::Example;
+use super::format::{Example, packings};
 use super::order::shuffled;
 use super::recipe::Recipe;
 use crate::dialogue::check::{Check, Finding, Reading, check, listed};
@@ -15,6 +15,9 @@ use crate::tokenizer::Tokenizer;
 pub struct TrainingData {
     /// One epoch: a file's dialogues as often as its weight says.
     pub train: Vec<Example>,
+    /// What counts as one dialogue of a micro-batch, as indices of `train`: each by itself, or as many as a recipe that packs
+    /// puts together.
+    pub rows: Vec<Vec<usize>>,
     pub held_out: Vec<Example>,
     pub counts: Counts,
 }
@@ -42,6 +45,19 @@ pub struct Counts {
     /// Tokens of the dialogues kept, and how many of them are predicted.
     pub tokens: usize,
     pub learnt: usize,
+    /// Where a recipe packs.
+    pub packed: Option<Packed>,
+}
+
+/// What became of an epoch's examples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed {
+    pub examples: usize,
+    pub rows: usize,
+    /// Of all rows.
+    pub tokens: usize,
+    /// That a row has at most.
+    pub limit: usize,
 }
 
 /// One dialogue's examples.
@@ -68,7 +84,24 @@ impl TrainingData {
         let train = epoch(train, recipe);
         ensure!(!train.is_empty(), "the weights of `[data] files` leave no dialogue to learn from");
         let held_out = held_out.into_iter().flat_map(|dialogue| dialogue.examples).collect();
-        Ok(TrainingData { train, held_out, counts: Counts::of(&check) })
+        let rows = match data.pack {
+            true => packings(&train, recipe.max_tokens),
+            false => (0..train.len()).map(|index| vec![index]).collect(),
+        };
+        let tokens = train.iter().map(|example| example.ids.len()).sum();
+        let packed = Packed { examples: train.len(), rows: rows.len(), tokens, limit: recipe.max_tokens };
+        let counts = Counts { packed: data.pack.then_some(packed), ..Counts::of(&check) };
+        Ok(TrainingData { train, rows, held_out, counts })
+    }
+
+    /// The examples of a row.
+    pub fn row(&self, index: usize) -> impl Iterator<Item = &Example> {
+        self.rows[index].iter().map(|&example| &self.train[example])
+    }
+
+    /// Tokens of a row.
+    pub fn row_tokens(&self, index: usize) -> usize {
+        self.row(index).map(|example| example.ids.len()).sum()
     }
 
     /// sha256 over all tokens and masks: the data as the model sees them.
@@ -102,6 +135,7 @@ impl Counts {
             nothing_learnt: check.found(Finding::NothingLearnt),
             tokens: tokens.tokens,
             learnt: tokens.learnt,
+            packed: None,
         }
     }
 }
@@ -126,6 +160,10 @@ impl std::fmt::Display for Counts {
             if count > 0 {
                 write!(formatter, "; {count} {what}")?;
             }
+        }
+        if let Some(Packed { examples, rows, tokens, limit }) = self.packed {
+            let full = 100.0 * tokens as f64 / (rows * limit) as f64;
+            write!(formatter, "; {examples} packed into {rows} sequences of at most {limit} tokens, {full:.1} % full")?;
         }
         Ok(())
     }

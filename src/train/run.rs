@@ -57,7 +57,7 @@ pub struct Step {
     /// From 0.
     index: usize,
     rate: f64,
-    /// Which dialogues, by micro-batch.
+    /// Which rows of the data, by micro-batch.
     batches: Vec<Vec<usize>>,
     tokens: usize,
     begun: Instant,
@@ -79,8 +79,9 @@ impl StepLoss {
 
 impl Step {
     /// Which examples it learns from, counted from 1 in the order of the files.
-    fn examples(&self) -> String {
-        let mut numbers: Vec<usize> = self.batches.iter().flatten().map(|example| example + 1).collect();
+    fn examples(&self, data: &TrainingData) -> String {
+        let rows = self.batches.iter().flatten();
+        let mut numbers: Vec<usize> = rows.flat_map(|&row| &data.rows[row]).map(|example| example + 1).collect();
         numbers.sort_unstable();
         numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
     }
@@ -130,9 +131,9 @@ impl<'a> Run<'a> {
             arrangement: None,
             adapter,
             optimizer,
-            order: Order::new(recipe.seed, data.train.len()),
+            order: Order::new(recipe.seed, data.rows.len()),
             log: Log::open(folder, place.steps)?,
-            steps: recipe.steps(data.train.len()),
+            steps: recipe.steps(data.rows.len()),
             place,
         };
         if !this.is_done() {
@@ -163,8 +164,8 @@ impl<'a> Run<'a> {
         self.arrangement = Some(found);
         self.decoder = Some(decoder);
         let left = self.place.steps * self.recipe.dialogues_per_step()..self.steps * self.recipe.dialogues_per_step();
-        let mut order = Order::new(self.recipe.seed, self.data.train.len());
-        let tokens: usize = left.map(|position| self.data.train[order.at(position)].ids.len()).sum();
+        let mut order = Order::new(self.recipe.seed, self.data.rows.len());
+        let tokens: usize = left.map(|position| self.data.row_tokens(order.at(position))).sum();
         self.options.progress.add_total(tokens as u64);
         Ok(())
     }
@@ -190,7 +191,7 @@ impl<'a> Run<'a> {
         Step {
             index,
             rate: self.recipe.optimizer.learning_rate * self.recipe.schedule.factor(index, self.steps),
-            tokens: chosen.iter().map(|&dialogue| self.data.train[dialogue].ids.len()).sum(),
+            tokens: chosen.iter().map(|&row| self.data.row_tokens(row)).sum(),
             batches: chosen.chunks(size).map(<[usize]>::to_vec).collect(),
             begun: Instant::now(),
         }
@@ -227,7 +228,7 @@ impl<'a> Run<'a> {
     }
 
     fn micro_batch(&self, step: &Step, micro: usize, batch: &[usize]) -> MicroBatch {
-        let examples: Vec<&Example> = batch.iter().map(|&dialogue| &self.data.train[dialogue]).collect();
+        let examples: Vec<&Example> = batch.iter().flat_map(|&row| self.data.row(row)).collect();
         let (packed, targets) = pack(&examples);
         let draws = format!("dropout of step {}, micro-batch {micro}", step.index);
         MicroBatch { packed, targets, seed: Random::named(self.recipe.seed, &draws).next_u64() }
@@ -261,7 +262,7 @@ impl<'a> Run<'a> {
         if self.place.scaler.is_none_or(|scaler| !scaler.can_fall()) {
             self.place.skipped_in_a_row += 1;
         }
-        let (number, examples) = (step.index + 1, step.examples());
+        let (number, examples) = (step.index + 1, step.examples(self.data));
         let told =
             format!("step {number} (examples {examples}): the loss or its gradient is not finite; the step is skipped");
         self.options.progress.line(&told);
@@ -270,7 +271,7 @@ impl<'a> Run<'a> {
                 "{PATIENCE} steps in a row without a finite loss, the last of them step {}, of examples {} of the training \
                  data: the run stops (lower the learning rate, or look at the data)",
                 step.index + 1,
-                step.examples()
+                step.examples(self.data)
             );
         }
         Ok(())

@@ -337,6 +337,33 @@ fn long_dialogues_are_split_where_the_recipe_says_so() {
 }
 
 #[test]
+fn short_dialogues_share_a_sequence_where_the_recipe_says_so() {
+    let folder = workshop();
+    let path = folder.path().join("dialogues.jsonl").display().to_string();
+    let (plain, table) = (format!("data = [\"{path}\"]"), format!("data = {{ files = [\"{path}\"], pack = true }}"));
+    let changed = [
+        (plain.as_str(), table.as_str()),
+        ("steps = 6", "epochs = 1"),
+        ("accumulation = 2", "accumulation = 1"),
+        ("dialogues = 2\n        accumulation", "dialogues = 1\n        accumulation"),
+        ("max_tokens = 64", "max_tokens = 200"),
+    ];
+    let (packed, plain) = (recipe(folder.path(), "packed", &changed), recipe(folder.path(), "plain", &changed[1..]));
+    let (data, alone) = (data::load(&packed, folder.path()).unwrap(), data::load(&plain, folder.path()).unwrap());
+    assert_eq!((&data.train, alone.rows.len(), alone.counts.packed), (&alone.train, 8, None));
+    let mut examples = data.rows.concat();
+    examples.sort_unstable();
+    assert_eq!(examples, (0..8).collect::<Vec<_>>(), "each once");
+    assert!(data.rows.len() < 8 && (0..data.rows.len()).all(|row| data.row_tokens(row) <= packed.max_tokens));
+    let told = format!("8 packed into {} sequences of at most {} tokens", data.rows.len(), packed.max_tokens);
+    assert!(data.counts.to_string().contains(&told), "{}", data.counts);
+    // An epoch of sequences is fewer steps, and has every token.
+    let summary = finetune(&packed, folder.path(), &options()).unwrap();
+    let tokens: usize = data.train.iter().map(|example| example.ids.len()).sum();
+    assert_eq!((summary.steps, summary.tokens), (data.rows.len(), tokens as u64));
+}
+
+#[test]
 fn data_beyond_the_limits_are_refused_with_their_lines() {
     let folder = workshop();
     let path = folder.path().join("dialogues.jsonl");

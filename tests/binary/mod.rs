@@ -18,6 +18,21 @@ pub fn peak() -> u64 {
     usage.ru_maxrss as u64 * 1024
 }
 
+/// Runs a command that must do its work, and gives the bytes of its own largest resident set.
+#[cfg(target_os = "linux")]
+#[allow(clippy::zombie_processes)] // `wait4` does it
+pub fn peak_of(mut command: Command) -> u64 {
+    let child = command.stdout(Stdio::null()).spawn().unwrap();
+    // SAFETY: the kernel fills a plain struct of numbers, whose zeros are valid too; nobody else waits for this child.
+    let (status, usage) = unsafe {
+        let (mut status, mut usage) = (0, std::mem::zeroed::<libc::rusage>());
+        assert_eq!(libc::wait4(child.id() as i32, &mut status, 0, &mut usage), child.id() as i32);
+        (status, usage)
+    };
+    assert_eq!(status, 0, "{command:?}");
+    usage.ru_maxrss as u64 * 1024
+}
+
 /// A task of rows with a `question`, `options` and the index of the `answer`, in the folder of its name.
 pub fn multiple_choice(name: &str) -> String {
     format!(

@@ -13,12 +13,21 @@ const HEAD_ROWS: u64 = 2 * CHUNK as u64;
 /// Bytes of one micro-batch of `tokens` in dialogues of at most `longest`: layer inputs (all activations where nothing is
 /// recomputed), one layer's graph, a decoded matrix, some rows of logits. Numbers are f32.
 pub fn batch_bytes(config: &ModelConfig, tokens: u64, longest: u64, recompute: bool) -> u64 {
-    let (layers, activations) = (config.num_hidden_layers as u64, 4 * tokens * layer_activations(config, longest));
-    let kept = if recompute { 4 * tokens * config.hidden_size as u64 } else { GRAPH * activations };
+    let activations = 4 * tokens * layer_activations(config, longest);
     let linears = (0..config.num_hidden_layers).flat_map(|layer| names::linears(config, layer));
     let sizes = linears.map(|linear| (linear.inputs * linear.outputs) as u64);
     let decoded = 4 * sizes.max().unwrap_or(0);
-    layers * kept + (GRAPH + 1) * activations + decoded + HEAD_ROWS * 4 * config.vocab_size as u64
+    let kept = kept_bytes(config, tokens, longest, recompute);
+    kept + (GRAPH + 1) * activations + decoded + HEAD_ROWS * 4 * config.vocab_size as u64
+}
+
+/// What of that every layer leaves for the way back.
+pub fn kept_bytes(config: &ModelConfig, tokens: u64, longest: u64, recompute: bool) -> u64 {
+    let a_layer = match recompute {
+        true => 4 * tokens * config.hidden_size as u64,
+        false => GRAPH * 4 * tokens * layer_activations(config, longest),
+    };
+    config.num_hidden_layers as u64 * a_layer
 }
 
 /// Numbers that one layer computes for a token of a dialogue of `length` tokens.

@@ -21,7 +21,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 pub use cache::Cache;
 pub use feed_forward::Routing;
-pub use footprint::batch_bytes;
+pub use footprint::{batch_bytes, kept_bytes};
 
 use crate::model::adapter::{LoraPair, Matrix};
 use crate::model::config::ModelConfig;

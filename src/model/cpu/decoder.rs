@@ -52,8 +52,8 @@ impl<E: Element> Decoder for CpuDecoder<E> {
         let mut found = Vec::with_capacity(layers.len());
         for linears in &layers {
             let of: Vec<_> = linears.iter().map(|linear| pairs.remove(linear.module.as_str())).collect();
-            let both = of.iter().zip(linears).filter_map(|(found, linear)| Some((found.as_ref()?.1, linear)));
-            both.map(|(pair, linear)| pair.check(linear.inputs, linear.outputs)).collect::<Result<()>>()?;
+            let mut both = of.iter().zip(linears).filter_map(|(found, linear)| Some((found.as_ref()?.1, linear)));
+            both.try_for_each(|(pair, linear)| pair.check(linear.inputs, linear.outputs))?;
             found.push(of);
         }
         if !pairs.is_empty() {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use curve::{WIDTH as CURVE_WIDTH, curve};
 
 use super::TrainSummary;
-use super::data::{Counts, TrainingData};
+use super::data::{Counts, Packed, TrainingData};
 use super::log::{self, Entry};
 use super::recipe::Recipe;
 use crate::disk;
@@ -154,6 +154,8 @@ fn left_out(counts: &Counts) -> String {
     ];
     let told: Vec<String> =
         told.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    let packed = |packed: Packed| format!("{} examples packed into {} sequences", packed.examples, packed.rows);
+    let told: Vec<String> = told.into_iter().chain(counts.packed.map(packed)).collect();
     if told.is_empty() { "all are used whole".to_owned() } else { told.join("; ") }
 }
 

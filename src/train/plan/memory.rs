@@ -3,15 +3,15 @@
 //! Frozen linears in NF4 take half a byte a weight, a byte per block of 64, a float per 256 blocks and one per matrix;
 //! everything else that is frozen the recipe's dtype; adapter, gradients and AdamW's two moments f32. On the machine the
 //! decoder holds a copy of the adapter, and a walk is what `model::cpu` says of its buffers. On a card a micro-batch
-//! takes what `model::candle` says of graphs; "layer by layer" has two layers on the card at a time (one computing, one
-//! arriving), head, adapter, gradients and moments likewise, the rest waiting in host memory.
+//! takes what `model::candle` says of graphs. "By layer" has two layers at a time in memory, and of a card's moments none.
 
 use std::fmt;
 
 use half::bf16;
 
+use super::card::CardNeeds;
 use crate::memory::Memory;
-use crate::model::candle::batch_bytes;
+use crate::model::candle::{batch_bytes, kept_bytes};
 use crate::model::config::ModelConfig;
 use crate::model::training::Inputs;
 use crate::model::{cpu, names};
@@ -19,11 +19,14 @@ use crate::train::arrangement::{Arrangement, Sizes};
 use crate::train::budget::{MOMENTS, PROGRAM};
 use crate::train::recipe::{Dtype, Quantization, Recipe};
 
+/// Of one micro-batch.
+const INPUTS_ROW: &str = "layer inputs";
+const WORKSPACE_ROW: &str = "workspace";
+const LINEARS_ROW: &str = "frozen linears";
+const GRADIENTS_ROW: &str = "gradients";
 const MOMENTS_ROW: &str = "AdamW's moments";
-const WALK_ROW: &str = "one micro-batch";
+/// What a V100 came with, in GiB.
 const CARDS: [u64; 2] = [16, 32];
-/// Bytes a second from host to card (PCIe 3.0 x 16 in practice).
-const LINK: f64 = 12e9;
 
 /// With the whole model in memory, and with two layers of it at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +51,8 @@ pub struct Needs {
     dtype: Dtype,
     micro_batch: usize,
     accumulation: usize,
-    /// Bytes of all frozen linears.
-    linears: u64,
+    /// Bytes of the frozen linears, by layer.
+    linears: Vec<u64>,
 }
 
 impl Held {
@@ -61,7 +64,6 @@ impl Held {
 impl Needs {
     /// `trained`: how many numbers are.
     pub fn of(recipe: &Recipe, config: &ModelConfig, trained: u64) -> Needs {
-        let layers = config.num_hidden_layers as u64;
         let sizes = |layer: usize| names::linears(config, layer).into_iter().map(|l| (l.inputs * l.outputs) as u64);
         let held = |weights: u64| match recipe.quantization {
             Quantization::Nf4 => nf4_bytes(weights),
@@ -69,29 +71,26 @@ impl Needs {
         };
         let all: u64 = names::tensors(config).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
         let in_linears: u64 = (0..config.num_hidden_layers).flat_map(sizes).sum();
-        let linears: u64 = (0..config.num_hidden_layers).flat_map(sizes).map(held).sum();
+        let linears: Vec<u64> = (0..config.num_hidden_layers).map(|layer| sizes(layer).map(held).sum()).collect();
+        let two = linears.windows(2).map(|two| two[0] + two[1]).max().unwrap_or(linears.iter().sum());
+        let linears_row = Held { whole: linears.iter().sum(), by_layer: two };
         let ends = (all - in_linears) * recipe.dtype.bytes();
-        let head = (config.vocab_size * config.hidden_size) as u64 * recipe.dtype.bytes();
-        let at_once = |bytes: u64| bytes * layers.min(2) / layers;
         let tokens = recipe.batch.dialogues * recipe.max_tokens;
-        let graph = batch_bytes(config, tokens as u64, recipe.max_tokens as u64, recipe.recompute);
-        let row = |what, machine, card| Row { what, machine, card };
-        let trained_row = |what, machine: u64, card: u64| {
-            row(what, Held::both(machine * trained), Held { whole: card * trained, by_layer: at_once(card * trained) })
-        };
-        let linears_row = Held { whole: linears, by_layer: at_once(linears) };
+        let walk = walk_bytes(recipe.dtype, config, tokens, tokens, Inputs::InMemory);
+        let inputs = cpu::spilled_bytes(config, tokens);
+        let (long, recompute) = (recipe.max_tokens as u64, recipe.recompute);
+        let graph = batch_bytes(config, tokens as u64, long, recompute);
+        let kept = kept_bytes(config, tokens as u64, long, recompute);
+        let row = |what, machine, card| Row { what, machine: Held::both(machine), card: Held::both(card) };
         let rows = vec![
-            row("frozen linears", linears_row, linears_row),
-            row("embedding, head, norms", Held::both(ends), Held { whole: ends, by_layer: head }),
-            trained_row("adapter", 8, 4),
-            trained_row("gradients", 4, 4),
-            trained_row(MOMENTS_ROW, MOMENTS, 8),
-            row(
-                WALK_ROW,
-                Held::both(walk_bytes(recipe.dtype, config, tokens, tokens, Inputs::InMemory)),
-                Held::both(graph),
-            ),
-            row("the program", Held::both(PROGRAM), Held::both(0)),
+            Row { what: LINEARS_ROW, machine: linears_row, card: linears_row },
+            row("embedding, head, norms", ends, ends),
+            row("adapter", 8 * trained, 4 * trained),
+            row(GRADIENTS_ROW, 4 * trained, 4 * trained),
+            Row { card: Held { whole: 8 * trained, by_layer: 0 }, ..row(MOMENTS_ROW, MOMENTS * trained, 0) },
+            row(INPUTS_ROW, inputs, kept),
+            row(WORKSPACE_ROW, walk - inputs, graph - kept),
+            row("the program", PROGRAM, 0),
         ];
         let accumulation = recipe.batch.accumulation;
         Needs { rows, config: config.clone(), dtype: recipe.dtype, micro_batch: tokens, accumulation, linears }
@@ -106,18 +105,33 @@ impl Needs {
         (sum(|row| row.machine), sum(|row| row.card))
     }
 
+    fn row(&self, what: &str) -> Row {
+        *self.rows.iter().find(|row| row.what == what).expect("every table has it")
+    }
+
+    /// What a card holds.
+    pub fn on_card(&self) -> CardNeeds {
+        let (linears, moments) = (self.row(LINEARS_ROW).card.whole, self.row(MOMENTS_ROW).card.whole);
+        CardNeeds {
+            layers: self.linears.clone(),
+            beside: self.in_all().1.whole - linears - moments,
+            moments,
+            gradients: self.row(GRADIENTS_ROW).card.whole,
+            micro_batches: self.accumulation as u64,
+        }
+    }
+
     /// What a run with that budget does on this machine.
     pub fn within(&self, memory: Memory) -> Arrangement {
-        let row = |what: &str| self.rows.iter().find(|row| row.what == what).map_or(0, |row| row.machine.whole);
-        let (moments, all) = (row(MOMENTS_ROW), self.in_all().0);
-        let beside = row(WALK_ROW) + moments;
+        let (moments, all) = (self.row(MOMENTS_ROW).machine.whole, self.in_all().0);
+        let beside = self.row(INPUTS_ROW).machine.whole + self.row(WORKSPACE_ROW).machine.whole + moments;
         let sizes = Sizes {
             memory: memory.0,
             held: 0, // what is not the model is counted with it
             moments,
             whole: all.whole - beside,
             streamed: Some(all.by_layer - beside),
-            layers: self.linears,
+            layers: self.linears.iter().sum(),
             inputs: Some(cpu::spilled_bytes(&self.config, self.micro_batch)),
             micro_batches: self.accumulation,
         };
@@ -131,7 +145,7 @@ impl Needs {
         let within = self.within(memory);
         match within.together {
             0 => writeln!(f, "--memory {memory}: not enough, a step takes {}", Memory(within.peak)),
-            _ => writeln!(f, "--memory {memory}: {within} (a step has {} micro-batches)", self.accumulation),
+            _ => writeln!(f, "--memory {memory}: {within}"),
         }
     }
 }
@@ -147,20 +161,16 @@ impl fmt::Display for Needs {
             let [a, b, c, d] = [machine.whole, machine.by_layer, card.whole, card.by_layer].map(gibibytes);
             writeln!(f, "{what:<26}{a:>12.2}{b:>12.2}{c:>16.2}{d:>12.2}")?;
         }
+        let needs = self.on_card();
         for size in CARDS {
-            let fits = |bytes: u64| if bytes <= size << 30 { "fits" } else { "does not" };
-            let (whole, by_layer) = (fits(card.whole), fits(card.by_layer));
-            writeln!(f, "{:<50}{whole:>16}{by_layer:>12}", format!("a card of {size} GB"))?;
+            match needs.on(size << 30) {
+                Ok(found) => writeln!(f, "a card of {size} GB: {found}")?,
+                Err(least) => {
+                    writeln!(f, "a card of {size} GB: not enough, one layer at a time takes {}", Memory(least))?
+                }
+            }
         }
-        let bytes = (2 * self.linears * self.accumulation as u64) as f64;
-        writeln!(
-            f,
-            "(by layer, a card gets {:.1} GB a step over its link: {:.0} s at {:.0} GB/s; this version keeps the whole model \
-             on a card)",
-            bytes / 1e9,
-            bytes / LINK,
-            LINK / 1e9
-        )
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a recipe takes, counted from the model's config alone: parameters, steps, tokens, memory ([`memory`]).
 
+mod card;
 mod memory;
 
 use std::fmt;
@@ -169,13 +170,20 @@ mod tests {
     }
 
     #[test]
-    fn the_posts_run_fits_its_card_whole_and_a_smaller_one_layer_by_layer() {
+    fn the_posts_run_fits_its_card_whole_and_a_smaller_one_with_some_layers_waiting() {
         let plan = post();
-        let (_, card) = plan.needs.in_all();
-        assert!(16 << 30 < card.whole && card.whole < 32 << 30, "{plan}");
-        assert!(card.by_layer < 16 << 30, "{plan}");
         // 32 layers of q, o (4096 x 4096), k, v (4096 x 1024), router (4096 x 8), 24 expert matrices (4096 x 14336).
         assert_eq!(plan.needs.rows[0].card.whole, 23_957_163_904);
+        let (_, card) = plan.needs.in_all();
+        assert!(16 << 30 < card.whole && card.whole < 32 << 30, "{plan}");
+        let needs = plan.needs.on_card();
+        let (large, small) = (needs.on(32 << 30).unwrap(), needs.on(16 << 30).unwrap());
+        assert!(large.stay == 32 && large.holds_moments && large.link == 0 && large.peak == card.whole, "{plan}");
+        assert!(0 < small.stay && small.stay < 32 && small.peak <= 16 << 30, "{plan}");
+        // Gradients there and an adapter back, and each of 16 micro-batches brings in every waiting layer twice.
+        let waiting = (32 - small.stay as u64) * 23_957_163_904 / 32;
+        assert_eq!(small.link, 2 * 4 * 242_225_152 + 32 * waiting, "{plan}");
+        assert!(plan.to_string().contains(&format!("a card of 16 GB: {} of 32 layers stay", small.stay)), "{plan}");
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub struct Data {
     pub files: Vec<WeightedFile>,
     /// What becomes of dialogues longer than `max_tokens`.
     pub long: Long,
+    /// Shorter ones share a row of at most `max_tokens`, none seeing another.
+    #[serde(skip_serializing_if = "is_false")]
+    pub pack: bool,
     /// They decide whether a run begins, not what it does.
     #[serde(skip_serializing)]
     pub limits: Limits,
@@ -38,6 +41,8 @@ struct WireData {
     #[serde(default)]
     long: Long,
     #[serde(default)]
+    pack: bool,
+    #[serde(default)]
     limits: Limits,
 }
 
@@ -51,6 +56,10 @@ struct WireFile {
 
 fn one() -> f64 {
     1.0
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Data {
@@ -89,12 +98,12 @@ impl<'de> Visitor<'de> for DataVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Data, A::Error> {
         let files = Vec::deserialize(SeqAccessDeserializer::new(list))?;
-        Ok(Data { files, long: Long::default(), limits: Limits::default() })
+        Ok(Data { files, long: Long::default(), pack: false, limits: Limits::default() })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Data, A::Error> {
-        let WireData { files, long, limits } = WireData::deserialize(MapAccessDeserializer::new(table))?;
-        Ok(Data { files, long, limits })
+        let WireData { files, long, pack, limits } = WireData::deserialize(MapAccessDeserializer::new(table))?;
+        Ok(Data { files, long, pack, limits })
     }
 }
 
