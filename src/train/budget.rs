@@ -10,14 +10,21 @@ use super::data::TrainingData;
 use crate::memory::Memory;
 use crate::model::training::{Inputs, MicroBatch, Trainable};
 
-/// The program itself, its tokenizer, its thread stacks.
-pub(super) const PROGRAM: u64 = 96 << 20;
+/// The program itself and its thread stacks.
+const PROGRAM: u64 = 24 << 20;
+/// Of a token of the vocabulary, in a tokenizer with its merges.
+const VOCABULARY: u64 = 1200;
 /// Of a trained number: itself and its gradient. (The decoder counts its copy.)
 pub(super) const TRAINED: u64 = 8;
 /// Of a trained number: two moments.
 pub(super) const MOMENTS: u64 = 8;
 /// Of a token of the data: its id and whether it is learnt.
 const TOKEN: u64 = 5;
+
+/// Bytes of the program with a tokenizer of so many tokens, as measured.
+pub(super) fn program(vocabulary: usize) -> u64 {
+    PROGRAM + VOCABULARY * vocabulary as u64
+}
 
 /// A budget without what a run holds whatever the decoder.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +38,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `trained`: how many numbers are; a step has so many `micro_batches` of so many `dialogues`.
+    /// `vocabulary`: tokens of the model's; `trained`: how many numbers are; a step has so many `micro_batches` of so many `dialogues`.
     pub fn new(
         memory: Memory,
+        vocabulary: usize,
         trained: usize,
         data: &TrainingData,
         (micro_batches, dialogues): (usize, usize),
@@ -43,7 +51,7 @@ impl Budget {
         let tokens: usize = lengths.iter().sum();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         let (trained, largest) = (trained as u64, lengths.iter().take(dialogues).sum());
-        let held = PROGRAM + TRAINED * trained + TOKEN * tokens as u64;
+        let held = program(vocabulary) + TRAINED * trained + TOKEN * tokens as u64;
         Budget { memory, held, moments: MOMENTS * trained, largest, micro_batches }
     }
 
@@ -142,7 +150,7 @@ mod tests {
             rows: vec![vec![0], vec![1]],
             ..Default::default()
         };
-        Budget::new(Memory(memory), 100, &data, (4, 2))
+        Budget::new(Memory(memory), 0, 100, &data, (4, 2))
     }
 
     #[test]
@@ -170,6 +178,6 @@ mod tests {
         let found = arranged(50).unwrap();
         assert!(found.spills_moments && found.together == 1, "{found}");
         let error = arranged(49).unwrap_err().to_string();
-        assert!(error.contains("98 MiB") && error.contains("--memory") && error.contains("50 tokens"), "{error}");
+        assert!(error.contains("26 MiB") && error.contains("--memory") && error.contains("50 tokens"), "{error}");
     }
 }

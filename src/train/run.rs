@@ -124,6 +124,7 @@ impl<'a> Run<'a> {
             decoder: None,
             budget: Budget::new(
                 options.memory,
+                config.vocab_size,
                 adapter.parameters(),
                 data,
                 (recipe.batch.accumulation, recipe.batch.dialogues),

@@ -16,7 +16,7 @@ use crate::model::config::ModelConfig;
 use crate::model::training::Inputs;
 use crate::model::{cpu, names};
 use crate::train::arrangement::{Arrangement, Sizes};
-use crate::train::budget::{MOMENTS, PROGRAM};
+use crate::train::budget::{MOMENTS, program};
 use crate::train::recipe::{Dtype, Quantization, Recipe};
 
 /// Of one micro-batch.
@@ -90,7 +90,7 @@ impl Needs {
             Row { card: Held { whole: 8 * trained, by_layer: 0 }, ..row(MOMENTS_ROW, MOMENTS * trained, 0) },
             row(INPUTS_ROW, inputs, kept),
             row(WORKSPACE_ROW, walk - inputs, graph - kept),
-            row("the program", PROGRAM, 0),
+            row("the program", program(config.vocab_size), 0),
         ];
         let accumulation = recipe.batch.accumulation;
         Needs { rows, config: config.clone(), dtype: recipe.dtype, micro_batch: tokens, accumulation, linears }
