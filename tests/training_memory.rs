@@ -110,8 +110,8 @@ fn the_plan_is_the_peak_within_a_tenth() {
     let long = wide("llama", &[("hidden_size", json!(768)), ("num_hidden_layers", json!(12))]);
     let mut worst = 0f64;
     for (family, config, memories) in [
-        ("llama", wide("llama", &[]), ["2GiB", "110MiB"]),
-        ("llama", long, ["2GiB", "250MiB"]),
+        ("llama", wide("llama", &[]), ["2GiB", "97MiB"]),
+        ("llama", long, ["2GiB", "200MiB"]),
         ("mixtral", mixture, ["2GiB", "200MiB"]),
     ] {
         let place = workshop(&config);
