@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::known::known;
 use super::yaml;
 use crate::eval::Run;
+use crate::project::IMPORTED;
 use crate::protocol::Protocol;
 use crate::report::{Figure, Table};
 use crate::store::Manifest;
@@ -120,9 +121,11 @@ impl Card {
     /// The card of the one model of `table`, whose `runs` are of `tasks`, in this order.
     pub fn of(table: &Table, tasks: &[Task], runs: &[Run], wishes: &Wishes) -> Result<Card> {
         let [row] = &table.rows[..] else { bail!("a model card is of one model, not of {}", table.rows.len()) };
-        let name = wishes.name.clone().unwrap_or_else(|| row.model.clone());
+        let own_name = row.model.strip_prefix(IMPORTED).unwrap_or(&row.model);
+        let name = wishes.name.clone().unwrap_or_else(|| own_name.to_owned());
+        let by = runs.first().map(|run| answered_by(&run.manifest)).unwrap_or_default();
         let mut card = Card {
-            head: vec![format!("Measured by fireval {}: {}.", env!("CARGO_PKG_VERSION"), harness(table, runs)?)],
+            head: vec![format!("{}: {}.", by, harness(table, runs)?)],
             index: ModelIndex { models: [IndexedModel { name, results: Vec::new() }] },
             files: Vec::new(),
         };
@@ -184,6 +187,14 @@ fn ensure_whole(model: &str, manifest: &Manifest, wishes: &Wishes) -> Result<()>
     Ok(())
 }
 
+/// `Measured by fireval 0.1.0`, or who answered what was imported.
+fn answered_by(manifest: &Manifest) -> String {
+    match manifest.model.starts_with(IMPORTED) {
+        true => format!("Answered by {}, counted by fireval {}", manifest.id.engine, manifest.fireval),
+        false => format!("Measured by fireval {}", manifest.fireval),
+    }
+}
+
 /// Whose rules, on what, held how.
 fn harness(table: &Table, runs: &[Run]) -> Result<String> {
     let first = &runs.first().context("a card needs at least one task")?.manifest;
@@ -224,7 +235,7 @@ fn dataset(task: &Task, manifest: &Manifest) -> Dataset {
     }
 }
 
-/// `25-shot, acc_norm, 1172 documents, 95 % interval [63.29, 68.67], leaderboard-v1, bf16, fireval 0.1.0`.
+/// `25-shot, acc_norm, 1172 documents, 95 % interval [63.29, 68.67], leaderboard-v1, bf16, Measured by fireval 0.1.0`.
 fn notes(task: &Task, manifest: &Manifest, figure: &Figure) -> String {
     let mut notes = Vec::new();
     if manifest.partial {
@@ -241,7 +252,7 @@ fn notes(task: &Task, manifest: &Manifest, figure: &Figure) -> String {
         notes.push("chat template".to_owned());
     }
     notes.push(manifest.id.quantization.clone().unwrap_or_else(|| manifest.id.dtype.clone()));
-    notes.push(format!("fireval {}", manifest.fireval));
+    notes.push(answered_by(manifest));
     notes.join(", ")
 }
 
@@ -327,6 +338,20 @@ mod tests {
         assert!(block.contains("# PARTIAL") && block.contains("GSM8k (5-shot), 3 documents only"), "{block}");
         assert!(block.contains("        documents: 3\n"), "{block}");
         assert!(made.files().unwrap()[0].1.contains("PARTIAL, not the benchmark's score"));
+    }
+
+    #[test]
+    fn what_another_program_answered_is_said_to_be_its() {
+        let imported = run("winogrande", "acc", |manifest| {
+            manifest.model = "imported:org/ft".to_owned();
+            manifest.id.engine = "lm-eval 0.4.13 hf".to_owned();
+        });
+        let made = card("winogrande", imported, &Wishes::default()).unwrap();
+        let by = "Answered by lm-eval 0.4.13 hf, counted by fireval 0.1.0";
+        assert!(made.block().unwrap().starts_with(&format!("# {by}: protocol leaderboard-v1")), "{made:?}");
+        assert!(made.files().unwrap()[0].1.contains(by), "{made:?}");
+        let own = card("winogrande", run("winogrande", "acc", |_| {}), &Wishes::default()).unwrap();
+        assert!(own.block().unwrap().starts_with("# Measured by fireval 0.1.0: "), "{own:?}");
     }
 
     #[test]
