@@ -10,6 +10,7 @@
 //! `results/README.md`.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fireval::compare::{self, Column, Contender, Outcome as Known};
 use fireval::eval::Run;
@@ -22,7 +23,6 @@ use fireval::random::Random;
 use fireval::score::{DocScore, RequestScore};
 use fireval::store::Manifest;
 use fireval::task::Task;
-use rayon::prelude::*;
 
 const PROTOCOL: Protocol = Protocol::LeaderboardV1;
 
@@ -242,17 +242,29 @@ fn empty_run(model: &str, task: &Task, subjects: &[usize], random: &mut Random) 
 }
 
 /// `gates` simulated gates of one kind under the default rules, seeded.
+///
+/// On threads of their own: a comparison reads the noise floor with polars, whose pool lets a waiting rayon thread begin the
+/// next gate inside this one, until the stack is full.
 pub fn simulate(kind: Kind, gates: usize) -> Counts {
     let rules = Rules::read(include_str!("../results/gate.toml"), "results/gate.toml").expect("the default rules");
-    let seeds = (0..gates as u64).into_par_iter();
-    let ended = seeds.map_init(
-        || Stage::new(&kind),
-        |stage, seed| {
-            stage.fill(&kind, &mut Random::named(seed, "gate"));
-            stage.judge(&rules)
-        },
-    );
-    ended.reduce(Counts::default, Counts::plus)
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let (mut stage, mut counts) = (Stage::new(&kind), Counts::default());
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= gates {
+                return counts;
+            }
+            stage.fill(&kind, &mut Random::named(seed as u64, "gate"));
+            counts = counts.plus(stage.judge(&rules));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let ended = running.into_iter().map(|thread| thread.join().expect("a gate that is judged"));
+        ended.fold(Counts::default(), Counts::plus)
+    })
 }
 
 fn main() {
