@@ -46,14 +46,15 @@ fn records(text: &[u8]) -> Result<Vec<Record>> {
     let mut reader = Reader::new();
     let mut records = Vec::new();
     let (mut cells, mut ends) = (vec![0; text.len()], [0; MOST_COLUMNS]);
-    let (mut at, mut filled, mut ended, mut start) = (0, 0, 0, 0);
+    let (mut at, mut filled, mut ended, mut start, mut line) = (0, 0, 0, 0, 1);
     loop {
         if filled == 0 && ended == 0 {
+            let before = start;
             start = at + text[at..].iter().take_while(|byte| b"\r\n".contains(byte)).count();
+            line += text[before..start].iter().filter(|&&byte| byte == b'\n').count() as u64;
         }
         let (result, read, wrote, fields) = reader.read_record(&text[at..], &mut cells[filled..], &mut ends[ended..]);
         (at, filled, ended) = (at + read, filled + wrote, ended + fields);
-        let line = 1 + text[..start].iter().filter(|&&byte| byte == b'\n').count() as u64;
         match result {
             // Asked once more without input, the reader ends what it holds.
             ReadRecordResult::InputEmpty => {}
