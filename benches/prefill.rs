@@ -20,7 +20,7 @@ use fireval::model::candle::{self, CandleDecoder, Numerics};
 use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
-use fireval::model::home::Home;
+use fireval::model::home::Arithmetic;
 use fireval::model::packed::Packed;
 use fireval::weights::Checkpoint;
 use fireval::weights::writer::Dtype;
@@ -45,7 +45,7 @@ struct Flags {
     #[arg(long, default_value_t = 3)]
     repeats: usize,
     #[arg(long, default_value = "cpu")]
-    decoder: Home,
+    decoder: Arithmetic,
     /// Layers are streamed where the model does not fit [default: as if all would].
     #[arg(long)]
     memory: Option<Memory>,
@@ -60,9 +60,9 @@ fn main() -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&flags.model)?;
     let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
     match (flags.decoder, flags.dtype) {
-        (Home::Cpu, Dtype::BF16) => run(&flags, cpu::<bf16>(checkpoint, &config, &flags)?),
-        (Home::Cpu, Dtype::F32 | Dtype::F16) => run(&flags, cpu::<f32>(checkpoint, &config, &flags)?),
-        (Home::Candle, dtype) => run(&flags, candle(&checkpoint, &config, dtype)?),
+        (Arithmetic::Cpu, Dtype::BF16) => run(&flags, cpu::<bf16>(checkpoint, &config, &flags)?),
+        (Arithmetic::Cpu, Dtype::F32 | Dtype::F16) => run(&flags, cpu::<f32>(checkpoint, &config, &flags)?),
+        (Arithmetic::Candle, dtype) => run(&flags, candle(&checkpoint, &config, dtype)?),
     }
 }
 

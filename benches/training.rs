@@ -37,7 +37,7 @@ use fireval::memory::Memory;
 use fireval::model::adapter::Adapter;
 use fireval::model::adapter::target::Target;
 use fireval::model::config::ModelConfig;
-use fireval::model::home::{self, Held, Home};
+use fireval::model::home::{self, Arithmetic, Held};
 use fireval::model::names;
 use fireval::model::packed::Packed;
 use fireval::model::training::{Gradients, Inputs, Loss, LossOptions, MicroBatch, Trainable};
@@ -82,7 +82,7 @@ struct Flags {
     #[arg(long, default_value_t = 3)]
     repeats: usize,
     #[arg(long, default_value = "cpu")]
-    decoder: Home,
+    decoder: Arithmetic,
     /// Layers are streamed where the model does not fit [default: as if all would].
     #[arg(long)]
     memory: Option<Memory>,
@@ -157,7 +157,7 @@ impl Step {
         let lora: Lora = serde_json::from_value(lora)?;
         let adapter = initial::adapter(&config, &lora, 42)?;
         let held = Held { dtype: flags.dtype, nf4: flags.nf4 };
-        let mut decoder = home::trainable(flags.decoder, checkpoint, &config, held)?;
+        let mut decoder = home::trainable(flags.decoder.here(), checkpoint, &config, held, 0)?;
         if let Some(Memory(memory)) = flags.memory {
             let (all, largest) = (flags.sequences * flags.tokens, flags.sequences / flags.micro_batches * flags.tokens);
             let walk = decoder.walk_bytes(all, largest, Inputs::InMemory);

@@ -294,3 +294,36 @@ fn show_prints_what_an_engine_is_fed() {
         assert!(shown.contains(&format!("{:?}", request["continuation"].as_str().unwrap())));
     }
 }
+
+#[test]
+#[cfg(not(feature = "cuda"))]
+fn a_card_is_refused_by_every_command_of_a_build_without_cuda() {
+    let place = Workplace::new();
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("finetune/mixtral-8x7b-v100.toml");
+    let recipe = recipe.to_str().unwrap();
+    for command in [
+        &["eval", "scripted:a"][..],
+        &["eval", "scripted:a", "--dry-run"],
+        &["compare", "scripted:a", "scripted:b"],
+        &["export", "scripted:a", "scripted:b"],
+        &["flips", "arc_challenge", "scripted:a", "scripted:b"],
+        &["finetune", recipe],
+        &["recipe", "run", recipe],
+        &["merge", "some-model", "out", "--verify"],
+    ] {
+        let error = place.run(&[command, &["--device", "cuda:0"]].concat()).failed();
+        assert!(error.contains("without the feature `cuda`"), "{command:?}: {error}");
+        assert!(error.contains("cargo build --release --features cuda"), "{command:?}: {error}");
+    }
+}
+
+#[test]
+fn flags_that_do_not_go_together_name_the_way_out() {
+    let place = Workplace::new();
+    let error = |flags: &[&str]| eval(&place, "scripted:a", flags).failed();
+    assert!(error(&["--device", "cuda:0", "--decoder", "cpu"]).contains("leave one out"));
+    assert!(error(&["--device-memory", "8GiB"]).contains("--device cuda:0"));
+    assert!(error(&["--device", "cpu", "--device-memory", "8GiB"]).contains("--device cuda:0"));
+    assert!(error(&["--device", "gpu"]).contains("as `cuda:0`"));
+    eval(&place, "scripted:a", &["--device", "cpu"]).done();
+}

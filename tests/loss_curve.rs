@@ -120,7 +120,7 @@ fn thirty_steps_lose_what_transformers_and_peft_lose() {
     let mut optimizer = AdamW::new(settings, &adapter);
     let schedule = Schedule { kind: Shape::ConstantWithWarmup, warmup_steps };
     let held = Held { dtype: Dtype::F32, nf4: false };
-    let mut decoder = home::trainable(Home::Cpu, checkpoint, &config, held).unwrap();
+    let mut decoder = home::trainable(Home::Cpu, checkpoint, &config, held, 0).unwrap();
     decoder.adapt(&adapter).unwrap();
     let coefficient = reference.settings.router_aux_loss_coef;
     let options = LossOptions { router_aux_loss_coef: coefficient, recompute: true, ..LossOptions::default() };

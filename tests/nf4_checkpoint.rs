@@ -176,7 +176,10 @@ fn an_adapter_merges_into_a_model_that_is_not_quantised_any_more() {
     let row = |value, columns| Matrix { rows: 1, columns, values: vec![value; columns] };
     let b = Matrix { rows: 64, columns: 1, ..row(0.5, 64) };
     let module = "model.layers.0.self_attn.q_proj".to_owned();
-    let adapter = Adapter { pairs: vec![LoraPair { module: module.clone(), scale: 2.0, a: row(0.25, 64), b }] };
+    let adapter = Adapter {
+        pairs: vec![LoraPair { module: module.clone(), scale: 2.0, a: row(0.25, 64), b }],
+        whole: Vec::new(),
+    };
     let stored = folders.path().join("adapter");
     tiny::write_adapter(&stored, &adapter);
     merge(&quantized, &stored, &merged, None).unwrap();

@@ -103,3 +103,34 @@ fn what_is_missing_is_named() {
     place.write("recipe.toml", &RECIPE.replace("model = \"model\"", "model = \"scripted:exact\""));
     assert!(!place.run(&RUN).failed().is_empty());
 }
+
+#[test]
+fn a_model_that_is_trained_whole_stands_alone_and_is_compared_by_name() {
+    let place = workshop();
+    let recipe = RECIPE.replace("rank = 4\nalpha = 8\ntargets = [\"q_proj\", \"v_proj\"]\n", "");
+    place.write("recipe.toml", &recipe.replace("[lora]", "[full]"));
+    let error = place.run(&RUN).failed();
+    assert!(error.contains("--decoder candle"), "{error}");
+    let run = [&RUN[..], &["--decoder", "candle"]].concat();
+    let shown = place.run(&run).done();
+    assert!(shown.contains("4 steps") && shown.contains("model, trained in") && shown.contains("tuned"), "{shown}");
+    let manifest: Value = serde_json::from_str(&place.read("tuned/manifest.json")).unwrap();
+    assert!(manifest["tuned"]["adapter"].is_null(), "{manifest:#}");
+    assert_ne!(manifest["base"]["weights"], manifest["tuned"]["weights"]);
+    let files: Vec<&str> =
+        manifest["outputs"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    assert!(files.contains(&"tuned/model.safetensors") && files.contains(&"tuned/config.json"), "{files:?}");
+    assert!(place.read("tuned/README.md").contains("library_name: transformers"));
+
+    // Every tensor has moved, and the kernels' home opens what came out.
+    let tensors = |folder: &str| std::fs::read(place.path(folder).join("model.safetensors")).unwrap();
+    let (before, after) = (tensors("model"), tensors("tuned"));
+    let [before, after] = [&before, &after].map(|bytes| safetensors::SafeTensors::deserialize(bytes).unwrap());
+    assert_eq!(before.len(), after.len());
+    for (name, tensor) in before.tensors() {
+        assert_ne!(tensor.data(), after.tensor(&name).unwrap().data(), "{name}");
+    }
+    place.write("fireval.toml", "[model.base]\npath = \"model\"\n[model.ft]\npath = \"tuned\"\n");
+    let compared = place.run(&["compare", "base", "ft", "--tasks", "words.toml", "--data", "data"]).done();
+    assert!(compared.contains("base") && compared.contains("ft"), "{compared}");
+}

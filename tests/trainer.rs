@@ -55,7 +55,7 @@ fn adapter(config: &ModelConfig) -> Adapter {
             module,
         }
     };
-    Adapter { pairs: linears.enumerate().map(pair).collect() }
+    Adapter { pairs: linears.enumerate().map(pair).collect(), whole: Vec::new() }
 }
 
 /// Micro-batches of two, one and three dialogues of random tokens, every third one to be predicted.

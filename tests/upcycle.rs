@@ -209,6 +209,7 @@ fn adapter() -> Adapter {
             pair("model.layers.1.block_sparse_moe.experts.3.w2", 32, 64),
             pair("model.layers.1.self_attn.o_proj", 32, 64),
         ],
+        whole: Vec::new(),
     }
 }
 
@@ -250,7 +251,7 @@ fn merged_computes_what_the_adapter_does() {
 #[test]
 fn a_merge_changes_nothing_else_and_keeps_the_dtype() {
     let models = mixture(Dtype::BF16);
-    let adapter = Adapter { pairs: vec![pair("model.layers.0.self_attn.q_proj", 64, 32)] };
+    let adapter = Adapter { pairs: vec![pair("model.layers.0.self_attn.q_proj", 64, 32)], whole: Vec::new() };
     merged(&models, "mixture", &adapter, "merged", None).unwrap();
     let (before, after) =
         (Checkpoint::open(&models.at("mixture")).unwrap(), Checkpoint::open(&models.at("merged")).unwrap());
@@ -278,7 +279,7 @@ fn a_gguf_merges_into_a_folder() {
     let gguf = models.at("dense.gguf");
     write_gguf(&gguf, &models.at("dense"), GgmlDType::Q8_0, |_| {});
     let pairs = vec![pair("model.layers.0.self_attn.k_proj", 32, 32), pair("model.layers.1.mlp.down_proj", 32, 64)];
-    let adapter = Adapter { pairs };
+    let adapter = Adapter { pairs, whole: Vec::new() };
     merged(&models, "dense.gguf", &adapter, "merged", None).unwrap();
     let mut with_adapter = decoder(&gguf);
     with_adapter.set_adapter(&adapter).unwrap();
@@ -289,7 +290,8 @@ fn a_gguf_merges_into_a_folder() {
 #[test]
 fn pairs_that_fit_nothing_are_named() {
     let models = mixture(Dtype::F32);
-    let refused = |pairs: Vec<LoraPair>| message(merged(&models, "mixture", &Adapter { pairs }, "out", None));
+    let refused =
+        |pairs: Vec<LoraPair>| message(merged(&models, "mixture", &Adapter { pairs, whole: Vec::new() }, "out", None));
     let error =
         refused(vec![pair("model.layers.0.self_attn.q_proj", 64, 32), pair("model.layers.7.self_attn.q_proj", 64, 32)]);
     assert!(error.contains("`model.layers.7.self_attn.q_proj` is no linear"), "{error}");

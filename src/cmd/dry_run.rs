@@ -22,7 +22,7 @@ use crate::request::Request;
 /// Counts and prints.
 pub fn run(measurement: &mut Measurement, spec: &ModelSpec) -> Result<Verdict> {
     let (config, tokenizer) = (spec.config()?, spec.tokenizer()?);
-    let (protocol, memory) = (measurement.conditions.protocol, measurement.memory());
+    let (protocol, memory) = (measurement.conditions.protocol, spec.home.memory(measurement.memory()));
     let questions = measurement.questions(spec)?;
     let probe = spec.probe(memory)?;
     let progress = Progress::new(&spec.name, "documents");

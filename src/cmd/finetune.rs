@@ -35,9 +35,10 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         output::print(&plan(&recipe, model.as_deref(), args.run.memory())?.to_string())?;
         return Ok(Verdict::Done);
     }
+    let home = args.run.home()?;
     let model = checkpoint()?;
     let options = FinetuneOptions {
-        home: args.run.home(),
+        home,
         memory: args.run.memory(),
         accepts_changes: args.accept_changes,
         ..FinetuneOptions::default()

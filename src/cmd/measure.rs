@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use super::Workplace;
@@ -10,7 +10,8 @@ use crate::compare::{Column, Contender, Outcome};
 use crate::eval::{self, Conditions, Questions, Run, Subject};
 use crate::gate::baseline::Baseline;
 use crate::memory::Memory;
-use crate::model::home::Home;
+use crate::model::device::{Card, DeviceName};
+use crate::model::home::{Arithmetic, Home};
 use crate::model_id::Quantization;
 use crate::progress::Progress;
 use crate::project::{ModelSpec, Source};
@@ -54,11 +55,17 @@ pub struct AskedFlags {
 }
 
 /// With what a model is run; nothing that comes out depends on memory or threads.
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone, Copy, Default)]
 pub struct RunFlags {
-    /// Whose arithmetic runs the model [default: cpu].
+    /// Whose arithmetic runs the model [default: cpu; on a card candle].
     #[arg(long)]
-    decoder: Option<Home>,
+    decoder: Option<Arithmetic>,
+    /// Where it runs: cpu, or a card by its number, as cuda:0 [default: cpu].
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceName>,
+    /// The most of the card's memory to use, as 14GiB; layers that do not fit are streamed [default: what is free].
+    #[arg(long, value_name = "SIZE")]
+    device_memory: Option<Memory>,
     /// The most memory to use, as 2GiB [default: half of what is free].
     #[arg(long, value_name = "SIZE")]
     memory: Option<Memory>,
@@ -174,8 +181,9 @@ impl MeasureFlags {
 }
 
 impl RunFlags {
-    pub fn home(&self) -> Home {
-        self.decoder.unwrap_or_default()
+    /// Where a model is to run; a card is looked for.
+    pub fn home(&self) -> Result<Home> {
+        home(self.decoder, self.device.unwrap_or_default(), self.device_memory)
     }
 
     pub fn memory(&self) -> Memory {
@@ -198,10 +206,11 @@ impl Measurement<'_> {
 
     /// The models by name, each resolved before any is evaluated, with this measurement's overrides.
     pub fn resolve(&self, names: &[String]) -> Result<Vec<ModelSpec>> {
+        let home = self.run.home()?;
         let resolve = |name: &String| {
             let spec = self.place.project.resolve(name)?;
             let (dtype, quantization) = (self.dtype.or(spec.dtype), self.quantization.or(spec.quantization));
-            Ok(ModelSpec { dtype, quantization, home: self.run.decoder.unwrap_or_default(), ..spec })
+            Ok(ModelSpec { dtype, quantization, home, ..spec })
         };
         names.iter().map(resolve).collect()
     }
@@ -261,6 +270,22 @@ impl Measurement<'_> {
     /// The most memory that an evaluation may use.
     pub fn memory(&self) -> Memory {
         self.run.memory()
+    }
+}
+
+/// The home that the flags name.
+pub fn home(decoder: Option<Arithmetic>, device: DeviceName, memory: Option<Memory>) -> Result<Home> {
+    match (decoder, device) {
+        (Some(Arithmetic::Cpu), DeviceName::Cuda(_)) => {
+            bail!(
+                "--device {device} is for candle's tensors, but --decoder cpu is the processor's kernels: leave one out"
+            )
+        }
+        (None | Some(Arithmetic::Candle), DeviceName::Cuda(index)) => Ok(Home::Card(Card::find(index, memory)?)),
+        (decoder, DeviceName::Cpu) => {
+            ensure!(memory.is_none(), "--device-memory is a card's: name the card, as --device cuda:0");
+            Ok(decoder.unwrap_or_default().here())
+        }
     }
 }
 

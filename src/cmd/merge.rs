@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::measure::RunFlags;
 use super::{Verdict, Workplace, output};
-use crate::memory::Memory;
 use crate::model_id::{Quantization, own_dtype};
 use crate::project::ModelSpec;
 use crate::transform::merge::{MergeSummary, merge};
@@ -29,12 +29,14 @@ pub struct Args {
     /// Afterwards compare the adapter on 4 bits, the adapter on the model's own dtype, and the merged model.
     #[arg(long)]
     verify: bool,
-    /// The most memory that --verify may use, as 2GiB [default: half of what is free].
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<Memory>,
+    /// With what --verify runs the models.
+    #[command(flatten)]
+    run: RunFlags,
 }
 
 pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+    let home = args.run.home()?;
+    args.run.take_threads()?;
     let spec = place.project.resolve(&args.model)?;
     let path = spec.checkpoint()?;
     let folder = args.adapter.or_else(|| spec.adapter.clone());
@@ -49,8 +51,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         files.len()
     ))?;
     if args.verify {
-        let memory = args.memory.unwrap_or_else(Memory::half_of_free);
-        let found = verify(&path, &folder, &args.out, memory.0)?;
+        let found = verify(&path, &folder, &args.out, home, args.run.memory())?;
         let scored = whose_score(&spec, &Checkpoint::open(&path)?)?;
         output::print(&format!(
             "\n{found}\nA score of `{}` belongs to: {scored}. The merged model has its own: fireval eval {out}\n",

@@ -16,10 +16,11 @@ use crate::compare::{self, Comparison};
 use crate::digest::sha256_file;
 use crate::disk;
 use crate::model::adapter::peft;
-use crate::project::ModelSpec;
+use crate::project::{ModelSpec, Source};
 use crate::report::{Format, Table};
-use crate::train::recipe::Recipe;
+use crate::train::recipe::{Method, Recipe};
 use crate::train::{FinetuneOptions, card, finetune};
+use crate::weights::Checkpoint;
 
 /// Documents of each task and MMLU subject where nothing else is asked for: enough to see that nothing broke.
 const QUICK: usize = 20;
@@ -64,13 +65,22 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     };
     let summary = finetune(&recipe, &base.checkpoint()?, &options)?;
     output::print(&format!("{summary}\n"))?;
-    let tuned = ModelSpec { name: name_of(&recipe.output), adapter: Some(recipe.output.clone()), ..base.clone() };
+    let tuned = tuned(&recipe, &base);
     let comparison = score(&mut measurement, [&base, &tuned])?;
     report(&recipe.output, &comparison)?;
     let manifest = manifest(place, &args.recipe, &recipe, [&base, &tuned])?;
     disk::replace(&recipe.output.join(MANIFEST), format!("{manifest:#}\n").as_bytes())?;
     output::print(&Table::of(&comparison).print(Format::Table, output::terminal_width()))?;
     Ok(Verdict::Done)
+}
+
+/// The result as a model: the base with the adapter, or the folder itself.
+fn tuned(recipe: &Recipe, base: &ModelSpec) -> ModelSpec {
+    let (name, output) = (name_of(&recipe.output), recipe.output.clone());
+    match recipe.method() {
+        Method::Lora(_) => ModelSpec { name, adapter: Some(output), ..base.clone() },
+        Method::Full(_) => ModelSpec { name, source: Source::Checkpoint(output), ..base.clone() },
+    }
 }
 
 /// What tables call the result: the output folder's own name.
@@ -104,8 +114,17 @@ fn manifest(place: &Workplace, path: &Path, recipe: &Recipe, [base, tuned]: [&Mo
     };
     let data = recipe.data.paths();
     let inputs = files(std::iter::once(path.to_owned()).chain(data).collect())?;
-    let written = [peft::WEIGHTS_FILE, peft::CONFIG_FILE, card::FILE].into_iter().chain(REPORTS.map(|(file, _)| file));
-    let outputs = files(written.map(|file| recipe.output.join(file)).collect())?;
+    let written = [card::FILE].into_iter().chain(REPORTS.map(|(file, _)| file));
+    let mut written: Vec<PathBuf> = written.map(|file| recipe.output.join(file)).collect();
+    written.extend(match recipe.method() {
+        Method::Lora(_) => [peft::WEIGHTS_FILE, peft::CONFIG_FILE].map(|file| recipe.output.join(file)).to_vec(),
+        Method::Full(_) => {
+            let checkpoint = Checkpoint::open(&recipe.output)?;
+            let weights = checkpoint.files().into_iter().map(Path::to_owned);
+            weights.chain([recipe.output.join("config.json")]).collect()
+        }
+    });
+    let outputs = files(written)?;
     Ok(json!({
         "schema": 1,
         "fireval": env!("CARGO_PKG_VERSION"),

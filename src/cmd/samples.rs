@@ -96,7 +96,7 @@ impl Args {
     fn resolve(&self, place: &Workplace, name: &str) -> Result<ModelSpec> {
         let spec = place.project.resolve(name)?;
         let (dtype, quantization) = (self.dtype.or(spec.dtype), self.quantization.or(spec.quantization));
-        Ok(ModelSpec { dtype, quantization, home: self.run.home(), ..spec })
+        Ok(ModelSpec { dtype, quantization, home: self.run.home()?, ..spec })
     }
 
     fn settings(&self) -> Settings {

@@ -50,11 +50,12 @@ pub struct Room {
 }
 
 impl Room {
-    /// What `limits` leave beside a loaded decoder and the requests of `work`. An error if that is nothing.
-    pub fn beside(footprint: Footprint, work: &Work, limits: Limits) -> Result<Room> {
+    /// What `limits` leave beside a loaded decoder and the requests of `work`, and beside what is `held` as the system counts
+    /// it. An error if that is nothing.
+    pub fn beside(footprint: Footprint, held: Option<Memory>, work: &Work, limits: Limits) -> Result<Room> {
         let known = known(footprint, work);
         // More, if the system counts more: memory that loading freed stays with the process.
-        let held = Memory::resident().map_or(known, |resident| resident.0.max(known));
+        let held = held.map_or(known, |held| held.0.max(known));
         Room::new(footprint, held, limits)
     }
 

@@ -45,7 +45,7 @@ impl<D: Decoder> Engine for LocalEngine<D> {
 
     fn answer(&mut self, work: &Work, done: &mut Done) -> Result<()> {
         let (encoder, mut forecast) = (self.encoder(work), Forecast::new(work));
-        let room = Room::beside(self.decoder.footprint(), work, self.limits)?;
+        let room = Room::beside(self.decoder.footprint(), self.decoder.held(), work, self.limits)?;
         let room = room.apart_after(self.decoder.config().short_length());
         let (scorings, generations) = work.kinds();
         let encode = |document: usize| Ok(Encoded { document, pairs: encoder.pairs(work.documents[document])? });

@@ -13,7 +13,8 @@ use crate::memory::Memory;
 use crate::model::adapter::{Adapter, peft};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Footprint};
-use crate::model::home::{Held, Home, candle, cpu};
+use crate::model::device::Card;
+use crate::model::home::{self, Held, Home, candle, cpu, on_card};
 use crate::model::names;
 use crate::model_id::ModelId;
 use crate::tokenizer::Tokenizer;
@@ -38,11 +39,12 @@ pub fn open(place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine
         None => (ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?, Adapter::default()),
     };
     let held = Held { dtype: Dtype::parse(&id.dtype)?, nf4: id.quantization.is_some() };
-    let made = Made { place, id, memory, adapter: &adapter };
+    let made = Made { place, id, memory: place.home.memory(memory), adapter: &adapter };
     match (place.home, held.dtype) {
         (Home::Cpu, Dtype::BF16) => made.engine(cpu::<bf16>(checkpoint, &config, held, memory)?),
         (Home::Cpu, Dtype::F32 | Dtype::F16) => made.engine(cpu::<f32>(checkpoint, &config, held, memory)?),
         (Home::Candle, _) => made.engine(candle(&checkpoint, &config, held)?),
+        (Home::Card(card), _) => made.engine(on_card(card, &checkpoint, &config, held, home::wave_reserve(&config))?),
     }
 }
 
@@ -63,6 +65,7 @@ pub fn probe(place: Place, held: Held, memory: Memory) -> Result<Probe> {
         (Home::Cpu, Dtype::BF16) => probe_cpu::<bf16>(place.checkpoint, &config, held, memory),
         (Home::Cpu, Dtype::F32 | Dtype::F16) => probe_cpu::<f32>(place.checkpoint, &config, held, memory),
         (Home::Candle, _) => probe_layer(&config, |config| candle(&checkpoint, config, held)),
+        (Home::Card(card), _) => probe_card(card, &checkpoint, &config, held),
     }
 }
 
@@ -72,6 +75,14 @@ fn probe_cpu<E: Element>(path: &Path, config: &ModelConfig, held: Held, memory: 
     if probe.footprint.fixed as u64 > memory.0 {
         probe.footprint = load(config, memory)?.footprint(); // it will stream, which takes no loading
     }
+    Ok(probe)
+}
+
+fn probe_card(card: Card, checkpoint: &Checkpoint, config: &ModelConfig, held: Held) -> Result<Probe> {
+    let reserve = home::wave_reserve(config);
+    let mut probe = probe_layer(config, |config| on_card(card, checkpoint, config, held, reserve))?;
+    // What does not fit will wait elsewhere.
+    probe.footprint.fixed = probe.footprint.fixed.min(card.memory.0.saturating_sub(reserve) as usize);
     Ok(probe)
 }
 

@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::adapter::Adapter;
 use super::config::ModelConfig;
 use super::packed::Packed;
+use crate::memory::Memory;
 
 /// The probability of `token` after the token at `row` is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +57,11 @@ pub trait Decoder: Send + Sync {
     fn config(&self) -> &ModelConfig;
 
     fn footprint(&self) -> Footprint;
+
+    /// What is taken now of the memory that tokens are in, as the system counts it; `None` where it does not.
+    fn held(&self) -> Option<Memory> {
+        Memory::resident()
+    }
 
     /// Puts `adapter` beside the weights (replacing an earlier one). A pair whose module or shape the model does not
     /// have is an error that names it.

@@ -5,9 +5,10 @@ use candle_core::Device;
 use clap::ValueEnum;
 use half::bf16;
 
-use super::candle::{CandleDecoder, LoadOptions, Numerics};
+use super::candle::{CandleDecoder, LoadOptions, Numerics, Room, batch_bytes, wave_bytes};
 use super::config::ModelConfig;
 use super::cpu::{self, CpuDecoder};
+use super::device::Card;
 use super::training::Trainable;
 use crate::kernel::{Element, Isa};
 use crate::memory::Memory;
@@ -15,22 +16,55 @@ use crate::weights::Checkpoint;
 use crate::weights::writer::Dtype;
 
 /// Where a decoder's arithmetic is at home.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Home {
     /// Kernels of our own.
+    #[default]
+    Cpu,
+    /// candle's tensors, on the CPU.
+    Candle,
+    /// candle's tensors, on a card.
+    Card(Card),
+}
+
+impl Home {
+    /// What an identity says of it for a model of that dtype: a number that grows when the arithmetic changes, and what
+    /// this processor or card makes of products and sums where that shows in the last bits.
+    pub fn engine(self, dtype: Dtype) -> String {
+        match self {
+            Home::Cpu => format!("cpu-1-{}", Isa::best().arithmetic(dtype == Dtype::BF16)),
+            Home::Candle => "candle-cpu-1".to_owned(),
+            Home::Card(card) => format!("candle-cuda-1-{}", card.architecture()),
+        }
+    }
+}
+
+/// Whose arithmetic, wherever it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Arithmetic {
+    /// Kernels of fireval's own.
     #[default]
     Cpu,
     /// candle's tensors.
     Candle,
 }
 
-impl Home {
-    /// What an identity says of it for a model of that dtype: a number that grows when the arithmetic changes, and what
-    /// this processor makes of products and sums where that shows in the last bits.
-    pub fn engine(self, dtype: Dtype) -> String {
+impl Arithmetic {
+    /// Its home on this machine's processor.
+    pub fn here(self) -> Home {
         match self {
-            Home::Cpu => format!("cpu-1-{}", Isa::best().arithmetic(dtype == Dtype::BF16)),
-            Home::Candle => "candle-cpu-1".to_owned(),
+            Arithmetic::Cpu => Home::Cpu,
+            Arithmetic::Candle => Home::Candle,
+        }
+    }
+}
+
+impl Home {
+    /// Of where its weights and tokens are: the card's, or `asked`.
+    pub fn memory(self, asked: Memory) -> Memory {
+        match self {
+            Home::Cpu | Home::Candle => asked,
+            Home::Card(card) => card.memory,
         }
     }
 }
@@ -58,16 +92,57 @@ fn options(held: Held, memory: Memory) -> cpu::LoadOptions {
 
 /// candle's home, on the CPU.
 pub fn candle(checkpoint: &Checkpoint, config: &ModelConfig, held: Held) -> Result<CandleDecoder> {
-    let numerics = match held.dtype {
-        Dtype::F32 => Numerics::F32,
-        Dtype::BF16 => Numerics::BF16,
-        Dtype::F16 => Numerics::F16,
-    };
+    let numerics = numerics(held.dtype);
     CandleDecoder::load(checkpoint, config, &LoadOptions { device: Device::Cpu, numerics, nf4: held.nf4 })
 }
 
-/// A model to be trained, in memory until [`Trainable::arrange`] says otherwise.
-pub fn trainable(home: Home, checkpoint: Checkpoint, config: &ModelConfig, held: Held) -> Result<Box<dyn Trainable>> {
+/// candle's home on a card, with `reserve` bytes of its memory left to what is not weights. Numbers that the card does not
+/// have are an error.
+pub fn on_card(
+    card: Card,
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    held: Held,
+    reserve: u64,
+) -> Result<CandleDecoder> {
+    card.check(held.dtype)?;
+    let options = LoadOptions { device: card.open()?, numerics: numerics(held.dtype), nf4: held.nf4 };
+    CandleDecoder::load_onto(checkpoint, config, &options, Room { memory: card.memory.0, reserve })
+}
+
+fn numerics(dtype: Dtype) -> Numerics {
+    match dtype {
+        Dtype::F32 => Numerics::F32,
+        Dtype::BF16 => Numerics::BF16,
+        Dtype::F16 => Numerics::F16,
+    }
+}
+
+/// Bytes on a card of a number that is trained: itself and its gradient. Its moments and the number in f32 stay here.
+const ON_CARD: u8 = 8;
+/// Tokens of a wave that a card's memory leaves room for, whatever the weights.
+const CARD_WAVE: u64 = 4096;
+
+/// What scoring leaves of a card's memory to tokens.
+pub fn wave_reserve(config: &ModelConfig) -> u64 {
+    wave_bytes(config, CARD_WAVE)
+}
+
+/// What training leaves of a card's memory to a micro-batch of `largest` tokens and to `trained` numbers.
+pub fn train_reserve(config: &ModelConfig, largest: usize, trained: u64) -> u64 {
+    let tokens = largest as u64;
+    batch_bytes(config, tokens, tokens, true) + trained * u64::from(ON_CARD)
+}
+
+/// A model to be trained, in memory until [`Trainable::arrange`] says otherwise. A card streams layers that do not fit into
+/// its own beside `reserve` bytes ([`train_reserve`]).
+pub fn trainable(
+    home: Home,
+    checkpoint: Checkpoint,
+    config: &ModelConfig,
+    held: Held,
+    reserve: u64,
+) -> Result<Box<dyn Trainable>> {
     let options = options(held, Memory(u64::MAX));
     Ok(match (home, held.dtype) {
         (Home::Cpu, Dtype::BF16) => Box::new(CpuDecoder::<bf16>::load_to_train(checkpoint, config, &options)?),
@@ -75,5 +150,6 @@ pub fn trainable(home: Home, checkpoint: Checkpoint, config: &ModelConfig, held:
             Box::new(CpuDecoder::<f32>::load_to_train(checkpoint, config, &options)?)
         }
         (Home::Candle, _) => Box::new(candle(&checkpoint, config, held)?),
+        (Home::Card(card), _) => Box::new(on_card(card, &checkpoint, config, held, reserve)?),
     })
 }

@@ -218,7 +218,7 @@ pub fn parameters(config: &ModelConfig) -> Parameters {
 }
 
 /// The norms and biases of a layer.
-fn vectors(config: &ModelConfig, layer: usize) -> Vec<(String, Vec<usize>)> {
+pub fn vectors(config: &ModelConfig, layer: usize) -> Vec<(String, Vec<usize>)> {
     let (hidden, head_dim) = (config.hidden_size, config.head_dim);
     let mut vectors = vec![(input_norm(layer), vec![hidden]), (feed_forward_norm(config, layer), vec![hidden])];
     if config.sandwich_norms {

@@ -52,10 +52,11 @@ pub struct PairGradient {
     pub b: Matrix,
 }
 
-/// A sum of gradients, one for each of an adapter's pairs, in its order.
+/// A sum of gradients, one for each of an adapter's pairs and whole tensors, in its order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gradients {
     pub pairs: Vec<PairGradient>,
+    pub whole: Vec<Matrix>,
 }
 
 /// Where a walk keeps every layer's input until it is gone back through.
@@ -149,22 +150,25 @@ impl Gradients {
     pub fn zeros(adapter: &Adapter) -> Gradients {
         let zeros = |matrix: &Matrix| Matrix::zeros(matrix.rows, matrix.columns);
         let pairs = adapter.pairs.iter().map(|pair| PairGradient { a: zeros(&pair.a), b: zeros(&pair.b) });
-        Gradients { pairs: pairs.collect() }
+        let whole = adapter.whole.iter().map(|whole| zeros(&whole.values));
+        Gradients { pairs: pairs.collect(), whole: whole.collect() }
     }
 
-    /// Adds `weight` times the gradient of one micro-batch.
-    pub fn add(&mut self, pairs: &[PairGradient], weight: f32) {
-        for (sum, found) in self.pairs.iter_mut().zip(pairs) {
-            for (sum, found) in [(&mut sum.a, &found.a), (&mut sum.b, &found.b)] {
-                debug_assert_eq!(sum.values.len(), found.values.len());
-                sum.values.iter_mut().zip(&found.values).for_each(|(sum, value)| *sum += weight * value);
-            }
+    /// Adds `weight` times the gradients of one micro-batch.
+    pub fn add(&mut self, found: &Gradients, weight: f32) {
+        for (sum, found) in self.matrices_mut().zip(found.matrices()) {
+            debug_assert_eq!(sum.values.len(), found.values.len());
+            sum.values.iter_mut().zip(&found.values).for_each(|(sum, value)| *sum += weight * value);
         }
     }
 
-    /// The gradients of A and B of every pair, in order.
+    /// The gradients of A and B of every pair, in order, and then of whole tensors.
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        self.pairs.iter().flat_map(|pair| [&pair.a, &pair.b])
+        self.pairs.iter().flat_map(|pair| [&pair.a, &pair.b]).chain(&self.whole)
+    }
+
+    fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        self.pairs.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]).chain(&mut self.whole)
     }
 
     /// The Euclidean norm over all of them.
@@ -174,8 +178,7 @@ impl Gradients {
     }
 
     pub fn scale(&mut self, factor: f32) {
-        let matrices = self.pairs.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]);
-        matrices.flat_map(|matrix| &mut matrix.values).for_each(|value| *value *= factor);
+        self.matrices_mut().flat_map(|matrix| &mut matrix.values).for_each(|value| *value *= factor);
     }
 
     /// Scales a gradient of norm `norm` down to `longest` (torch's `clip_grad_norm_`).
@@ -236,9 +239,13 @@ mod tests {
 
     #[test]
     fn micro_batches_are_averaged_and_a_long_gradient_is_cut() {
-        let mut gradients = Gradients { pairs: vec![PairGradient { a: row(&[0.0]), b: row(&[0.0, 0.0]) }] };
-        gradients.add(&[PairGradient { a: row(&[6.0]), b: row(&[0.0, 2.0]) }], 0.5);
-        gradients.add(&[PairGradient { a: row(&[0.0]), b: row(&[0.0, 6.0]) }], 0.5);
+        let pair = |a: &[f32], b: &[f32]| Gradients {
+            pairs: vec![PairGradient { a: row(a), b: row(b) }],
+            whole: vec![row(&[0.0])],
+        };
+        let mut gradients = pair(&[0.0], &[0.0, 0.0]);
+        gradients.add(&pair(&[6.0], &[0.0, 2.0]), 0.5);
+        gradients.add(&pair(&[0.0], &[0.0, 6.0]), 0.5);
         assert_eq!(gradients.pairs[0], PairGradient { a: row(&[3.0]), b: row(&[0.0, 4.0]) });
         assert_eq!(gradients.norm(), 5.0);
         gradients.clip(5.0, 10.0);

@@ -86,15 +86,16 @@ impl AdamW {
         self.moments.spill(folder, self.updates == 0)
     }
 
-    /// Moves `adapter` against `gradients` (as they are: clipped before). `rate` is that of A. An error is one of the
-    /// moments' file, and leaves the adapter half moved.
+    /// Moves `adapter` against `gradients` (as they are: clipped before). `rate` is that of A and of whole tensors. An error
+    /// is one of the moments' file, and leaves the adapter half moved.
     pub fn step(&mut self, adapter: &mut Adapter, gradients: &Gradients, rate: f64) -> Result<()> {
         self.updates += 1;
-        let (settings, updates) = (self.settings, self.updates);
+        let (settings, updates, of_pairs) = (self.settings, self.updates, 2 * adapter.pairs.len());
         let matrices = adapter.matrices_mut().zip(gradients.matrices()).collect();
         self.moments.change(matrices, |index, (matrix, gradient), moments| {
             // A and B take turns.
-            let rate = if index % 2 == 0 { rate } else { rate * settings.lora_plus_ratio };
+            let is_b = index < of_pairs && index % 2 == 1;
+            let rate = if is_b { rate * settings.lora_plus_ratio } else { rate };
             settings.update(&mut matrix.values, &gradient.values, moments, rate, updates);
         })
     }
@@ -142,9 +143,9 @@ mod tests {
     fn under_lora_plus_b_moves_so_many_times_as_far() {
         let ones = |rows, columns| Matrix { rows, columns, values: vec![1.0; rows * columns] };
         let pair = |module: &str| LoraPair { module: module.to_owned(), scale: 1.0, a: ones(1, 2), b: ones(3, 1) };
-        let mut adapter = Adapter { pairs: vec![pair("q"), pair("v")] };
+        let mut adapter = Adapter { pairs: vec![pair("q"), pair("v")], whole: Vec::new() };
         let gradient = |pair: &LoraPair| PairGradient { a: pair.a.clone(), b: pair.b.clone() };
-        let gradients = Gradients { pairs: adapter.pairs.iter().map(gradient).collect() };
+        let gradients = Gradients { pairs: adapter.pairs.iter().map(gradient).collect(), whole: Vec::new() };
         AdamW::new(Settings { lora_plus_ratio: 4.0, ..PLAIN }, &adapter).step(&mut adapter, &gradients, 0.1).unwrap();
         // The first step moves each number by its rate.
         for pair in &adapter.pairs {
@@ -174,7 +175,7 @@ mod tests {
             a: matrix(2, 7, first),
             b: matrix(5, 2, first + 3.0),
         };
-        let mut adapter = Adapter { pairs: vec![pair("q", 0.5), pair("v", 9.0)] };
+        let mut adapter = Adapter { pairs: vec![pair("q", 0.5), pair("v", 9.0)], whole: Vec::new() };
         let mut other = adapter.clone();
         let folder = tempfile::tempdir().unwrap();
         let (mut held, mut spilled) = (AdamW::new(PLAIN, &adapter), AdamW::new(PLAIN, &adapter));
@@ -184,7 +185,7 @@ mod tests {
                 a: matrix(2, 7, pair.a.values[0] + step as f32),
                 b: matrix(5, 2, step as f32),
             };
-            let gradients = Gradients { pairs: adapter.pairs.iter().map(gradient).collect() };
+            let gradients = Gradients { pairs: adapter.pairs.iter().map(gradient).collect(), whole: Vec::new() };
             held.step(&mut adapter, &gradients, 0.01).unwrap();
             spilled.step(&mut other, &gradients, 0.01).unwrap();
             assert_eq!(adapter, other, "step {step}");

@@ -11,7 +11,7 @@ use crate::memory::Memory;
 use crate::model::training::{Inputs, MicroBatch, Trainable};
 
 /// The program itself and its thread stacks.
-const PROGRAM: u64 = 24 << 20;
+pub(super) const PROGRAM: u64 = 24 << 20;
 /// Of a token of the vocabulary, in a tokenizer with its merges.
 const VOCABULARY: u64 = 1200;
 /// Of a trained number: itself and its gradient. (The decoder counts its copy.)
@@ -33,7 +33,7 @@ pub struct Budget {
     held: u64,
     moments: u64,
     /// Tokens of the largest micro-batch there can be.
-    largest: usize,
+    pub largest: usize,
     micro_batches: usize,
 }
 

@@ -1,13 +1,15 @@
-//! The adapter before the first step: A random, B zero, so that the model is still what it was.
+//! What is trained, before the first step: of an adapter A random and B zero, so that the model is still what it was; of
+//! weights their own numbers.
 
 use anyhow::{Result, ensure};
 
-use super::recipe::Lora;
+use super::recipe::{Full, Lora, Method};
 use crate::model::adapter::target::Target;
-use crate::model::adapter::{Adapter, LoraPair, Matrix};
+use crate::model::adapter::{Adapter, LoraPair, Matrix, Whole};
 use crate::model::config::ModelConfig;
 use crate::model::names::{self, Linear};
 use crate::random::Random;
+use crate::weights::Checkpoint;
 
 /// The linears that get a pair, in the order of the layers. A target or layer that the model does not have is an error.
 pub fn linears(config: &ModelConfig, lora: &Lora) -> Result<Vec<(Target, Linear)>> {
@@ -43,6 +45,25 @@ fn available(config: &ModelConfig) -> Result<String> {
     Ok(targets.iter().map(|target| target.name()).collect::<Vec<_>>().join(", "))
 }
 
+/// What `method` trains of the model, as a run begins.
+pub fn trained(checkpoint: &Checkpoint, config: &ModelConfig, method: Method, seed: u64) -> Result<Adapter> {
+    match method {
+        Method::Lora(lora) => adapter(config, lora, seed),
+        Method::Full(full) => whole(checkpoint, config, full),
+    }
+}
+
+/// The weights that are trained, in f32.
+fn whole(checkpoint: &Checkpoint, config: &ModelConfig, full: &Full) -> Result<Adapter> {
+    let whole = |(tensor, shape): (String, Vec<usize>)| {
+        let values = checkpoint.tensor(&tensor, &shape)?.to_f32()?;
+        let columns = shape.last().copied().unwrap_or(1);
+        Ok(Whole { tensor, values: Matrix { rows: values.len() / columns, columns, values } })
+    };
+    let whole = full.tensors(config)?.into_iter().map(whole).collect::<Result<_>>()?;
+    Ok(Adapter { pairs: Vec::new(), whole })
+}
+
 /// A drawn as PEFT draws it (`kaiming_uniform_` with `a = sqrt(5)`: uniform within 1 / sqrt(inputs)), from the stream that
 /// the module's name has under `seed`; B zero.
 pub fn adapter(config: &ModelConfig, lora: &Lora, seed: u64) -> Result<Adapter> {
@@ -52,7 +73,7 @@ pub fn adapter(config: &ModelConfig, lora: &Lora, seed: u64) -> Result<Adapter> 
         b: Matrix::zeros(linear.outputs, lora.rank(target)),
         module: linear.module,
     };
-    Ok(Adapter { pairs: linears(config, lora)?.into_iter().map(pair).collect() })
+    Ok(Adapter { pairs: linears(config, lora)?.into_iter().map(pair).collect(), whole: Vec::new() })
 }
 
 fn uniform(rows: usize, columns: usize, random: &mut Random) -> Matrix {

@@ -1,5 +1,5 @@
 //! QLoRA fine-tuning, as Firefly did it for firefly-mixtral-8x7b: the frozen weights in 4 bits, LoRA pairs beside them,
-//! loss on the answers alone.
+//! loss on the answers alone. Small models can be trained whole by the same loop.
 //!
 //! [`finetune`] is the whole run: dialogues to tokens, and then for every step the gradients of its micro-batches, their
 //! mean clipped, one update of AdamW, a line in the log. Its state is written now and then, and a call that finds one
@@ -16,6 +16,7 @@ pub mod log;
 pub mod moments;
 pub mod order;
 pub mod plan;
+mod product;
 pub mod recipe;
 mod run;
 mod scaler;
@@ -55,8 +56,9 @@ impl Default for FinetuneOptions {
 /// What a run has come to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainSummary {
-    /// The folder with the adapter.
+    /// The folder with the adapter, or with the model that was trained whole.
     pub adapter: PathBuf,
+    pub is_whole: bool,
     pub trained_parameters: usize,
     pub steps: usize,
     /// Of all steps: tokens that went through the model, and seconds.
@@ -75,7 +77,8 @@ impl fmt::Display for TrainSummary {
         if let ([(_, before), ..], Some((_, after))) = (self.held_out.as_slice(), self.held_out.last()) {
             write!(f, "; held-out loss {before:.4} before, {after:.4} after")?;
         }
-        write!(f, "\nadapter of {} parameters in {}", self.trained_parameters, self.adapter.display())
+        let what = if self.is_whole { "model, trained in" } else { "adapter of" };
+        write!(f, "\n{what} {} parameters in {}", self.trained_parameters, self.adapter.display())
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::adamw::AdamW;
 use super::arrangement::Arrangement;
@@ -15,13 +15,13 @@ use super::format::{Example, pack};
 use super::initial;
 use super::log::{self, Entry, Log};
 use super::order::Order;
+use super::product::Product;
 use super::recipe::{Dtype, Quantization, Recipe};
 use super::scaler::Scaler;
 use super::state::{self, Place, Wanted};
 use super::{FinetuneOptions, TrainSummary};
 use crate::digest::sha256_hex;
-use crate::disk;
-use crate::model::adapter::{Adapter, peft};
+use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
 use crate::model::home::{self, Held, Home};
 use crate::model::training::{Gradients, Inputs, LossOptions, MicroBatch, Trainable};
@@ -37,6 +37,7 @@ const PATIENCE: usize = 5;
 
 pub struct Run<'a> {
     recipe: &'a Recipe,
+    product: Product<'a>,
     data: &'a TrainingData,
     options: &'a FinetuneOptions,
     /// Not loaded for a run that is done.
@@ -91,15 +92,16 @@ impl<'a> Run<'a> {
     /// Takes up the state in the recipe's output folder, or begins there.
     pub fn begin(
         recipe: &'a Recipe,
-        model: &Path,
+        model: &'a Path,
         data: &'a TrainingData,
         options: &'a FinetuneOptions,
     ) -> Result<Run<'a>> {
         let checkpoint = Checkpoint::open(model)?;
         let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
-        let folder = &recipe.output;
+        let (folder, product) = (&recipe.output, Product { recipe, model });
+        product.check(&checkpoint, &config, options.home)?;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let mut adapter = initial::adapter(&config, &recipe.lora, recipe.seed)?;
+        let mut adapter = initial::trained(&checkpoint, &config, recipe.method(), recipe.seed)?;
         let mut optimizer = AdamW::new(recipe.optimizer, &adapter);
         let run = identity(recipe, data, &checkpoint)?;
         let wanted = Wanted { run: &run, accepts_others: options.accepts_changes };
@@ -107,18 +109,14 @@ impl<'a> Run<'a> {
         let place = match state::restore(folder, wanted, &mut adapter, &mut optimizer, tell)? {
             Some(place) => place,
             None => {
-                let left = folder.join(peft::WEIGHTS_FILE);
-                ensure!(
-                    !left.exists(),
-                    "{} is there, but not the state of its run: choose another `output`",
-                    left.display()
-                );
+                product.refuse_earlier(folder)?;
                 let scaler = (recipe.dtype == Dtype::F16).then(Scaler::default);
                 Place { run, scaler, ..Place::default() }
             }
         };
         let mut this = Run {
             recipe,
+            product,
             data,
             options,
             decoder: None,
@@ -151,8 +149,10 @@ impl<'a> Run<'a> {
             self.options.progress.line("recompute = false: the kernels' home computes layers again all the same");
         }
         let held = Held { dtype: self.recipe.dtype.of_weights(), nf4: self.recipe.quantization == Quantization::Nf4 };
-        let mut decoder = home::trainable(self.options.home, checkpoint, config, held)?;
-        let copy = 4 * self.adapter.parameters() as u64; // which the decoder will hold
+        let trained = self.adapter.parameters() as u64;
+        let reserve = home::train_reserve(config, self.budget.largest, trained);
+        let mut decoder = home::trainable(self.options.home, checkpoint, config, held, reserve)?;
+        let copy = 4 * trained; // which the decoder will hold
         let found = self.budget.arrange(&*decoder, copy)?;
         if found.traffic.in_all() > 0 {
             self.options.progress.line(&found.to_string());
@@ -206,7 +206,7 @@ impl<'a> Run<'a> {
         let options = LossOptions {
             router_aux_loss_coef: self.recipe.router_aux_loss_coef,
             recompute: self.recipe.recompute,
-            dropout: self.recipe.lora.dropout,
+            dropout: self.recipe.dropout(),
             neftune_alpha: self.recipe.neftune_alpha,
         };
         let (weight, scale) = (1.0 / batches.len() as f64, self.place.scaler.map_or(1.0, |scaler| scaler.scale));
@@ -335,13 +335,9 @@ impl<'a> Run<'a> {
     fn keep_if_best(&self) -> Result<()> {
         let Some(held_out) = self.recipe.held_out.filter(|held_out| held_out.keep_best) else { return Ok(()) };
         match held_out.best(&self.place.held_out) == Some(self.place.held_out.len() - 1) {
-            true => self.write_adapter(&self.recipe.output.join(BEST)),
+            true => self.product.write(&self.recipe.output.join(BEST), &self.adapter),
             false => Ok(()),
         }
-    }
-
-    fn write_adapter(&self, folder: &Path) -> Result<()> {
-        peft::write(folder, &self.adapter, &self.recipe.lora.peft_settings(&self.recipe.model))
     }
 
     pub fn is_state_due(&self) -> bool {
@@ -352,25 +348,22 @@ impl<'a> Run<'a> {
         state::write(&self.recipe.output, KEPT_STATES, &self.place, &self.adapter, &self.optimizer)
     }
 
-    /// Writes the adapter as PEFT does: the last one, or the best.
+    /// Writes what was trained: the last of it, or the best.
     pub fn finish(self) -> Result<TrainSummary> {
-        let (folder, best) = (&self.recipe.output, self.recipe.output.join(BEST));
-        self.write_adapter(folder)?;
+        let folder = &self.recipe.output;
+        self.product.write(folder, &self.adapter)?;
         if self.has_stopped() {
             let told =
                 format!("stopped after {} of {} steps: the held-out loss falls no more", self.place.steps, self.steps);
             self.options.progress.line(&told);
         }
         if self.recipe.held_out.is_some_and(|held_out| held_out.keep_best) {
-            for file in [peft::WEIGHTS_FILE, peft::CONFIG_FILE] {
-                let from = best.join(file);
-                let bytes = std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-                disk::replace(&folder.join(file), &bytes)?;
-            }
+            self.product.take_best(&folder.join(BEST), folder)?;
         }
         self.options.progress.finish();
         Ok(TrainSummary {
             adapter: self.recipe.output.clone(),
+            is_whole: !self.adapter.whole.is_empty(),
             trained_parameters: self.adapter.parameters(),
             steps: self.place.steps,
             tokens: self.place.tokens,

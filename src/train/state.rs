@@ -2,7 +2,7 @@
 //! all.
 //!
 //! `states/000012.safetensors`, after twelve steps, holds for every matrix of the adapter `<module>.lora_A.value`, `.mean`
-//! and `.square` (and `lora_B` likewise) in f32; the place in the work is JSON under `progress` in the file's metadata.
+//! and `.square` (and `lora_B` likewise; of a tensor that is trained whole, `<tensor>.value`) in f32; the place in the work is JSON under `progress` in the file's metadata.
 //! The last few are kept: the newest that is whole is taken up, by the run it belongs to (same recipe, same data, same
 //! base) or where that was told.
 
@@ -250,7 +250,8 @@ impl Content {
 
 /// A name for each of the adapter's matrices, in order.
 fn names(adapter: &Adapter) -> Vec<String> {
-    adapter.pairs.iter().flat_map(|pair| ["A", "B"].map(|half| format!("{}.lora_{half}", pair.module))).collect()
+    let pairs = adapter.pairs.iter().flat_map(|pair| ["A", "B"].map(|half| format!("{}.lora_{half}", pair.module)));
+    pairs.chain(adapter.whole.iter().map(|whole| whole.tensor.clone())).collect()
 }
 
 #[cfg(test)]
@@ -266,7 +267,7 @@ mod tests {
             values: (0..rows * columns).map(|index| first + index as f32).collect(),
         };
         let pair = LoraPair { module: "layer.q".to_owned(), scale: 1.0, a: matrix(2, 3, 1.5), b: matrix(4, 2, -7.0) };
-        let adapter = Adapter { pairs: vec![pair] };
+        let adapter = Adapter { pairs: vec![pair], whole: Vec::new() };
         let settings = Settings {
             learning_rate: 0.1,
             betas: [0.9, 0.99],

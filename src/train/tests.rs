@@ -391,3 +391,61 @@ fn data_beyond_the_limits_are_refused_with_their_lines() {
 
 const ENGLISH: &str = "{\"data\": [\"Could you tell me when the museum opens, please?\", \"The museum opens at nine in \
                        the morning, and on Sundays you can look at all of the paintings for free.\"]}";
+
+/// `[full]` in place of `[lora]`, on candle's tensors.
+fn full(folder: &Path, output: &str, changed: &[(&str, &str)]) -> Recipe {
+    let pairs = "[lora]\n        rank = 4\n        alpha = 8\n        dropout = 0.1\n        \
+                 targets = [\"q_proj\", \"v_proj\", \"gate\", \"w1\", \"w2\", \"w3\"]";
+    let whole = [(pairs, "[full]"), ("quantization = \"nf4\"", "quantization = \"none\"")];
+    recipe(folder, output, &[&whole, changed].concat())
+}
+
+fn candle() -> FinetuneOptions {
+    FinetuneOptions { home: Home::Candle, ..options() }
+}
+
+#[test]
+fn a_model_trained_whole_goes_on_where_it_was_and_ends_with_the_same_bytes() {
+    let folder = workshop();
+    let whole = full(folder.path(), "whole", &[]);
+    let summary = finetune(&whole, folder.path(), &candle()).unwrap();
+    assert!(summary.is_whole && summary.trained_parameters == 287_552, "{summary:?}");
+    assert!(summary.held_out[2].1 < summary.held_out[0].1 - 0.1, "{:?}", summary.held_out);
+
+    let data = data::load(&whole, folder.path()).unwrap();
+    let parts = full(folder.path(), "parts", &[]);
+    for _ in 0..2 {
+        let options = candle();
+        let mut run = Run::begin(&parts, folder.path(), &data, &options).unwrap();
+        if run.is_new() {
+            run.held_out_loss().unwrap();
+        }
+        (0..2).for_each(|_| step(&mut run).unwrap());
+        run.save().unwrap(); // and is dropped here
+    }
+    finetune(&parts, folder.path(), &candle()).unwrap();
+    let written = |recipe: &Recipe| std::fs::read(recipe.output.join("model.safetensors")).unwrap();
+    assert!(written(&whole) == written(&parts));
+    assert!(refusal(&full(folder.path(), "other", &[]), folder.path()).contains("--decoder candle"));
+}
+
+#[test]
+fn only_the_named_tensors_move_and_the_best_model_is_kept() {
+    let folder = workshop();
+    let named =
+        "[full]\n        tensors = [\"model.layers.1.*.w2.weight\", \"model.norm.weight\"]\n        [optimizer]";
+    let best = ("every = 3", "every = 3\n        keep_best = true");
+    let recipe = full(folder.path(), "some", &[("[full]\n        [optimizer]", named), best]);
+    finetune(&recipe, folder.path(), &candle()).unwrap();
+    let read = |path: &Path| std::fs::read(path.join("model.safetensors")).unwrap();
+    let (before, after) = (read(folder.path()), read(&recipe.output));
+    let [before, after] = [&before, &after].map(|bytes| safetensors::SafeTensors::deserialize(bytes).unwrap());
+    for (name, tensor) in before.tensors() {
+        let moves =
+            name == "model.norm.weight" || (name.starts_with("model.layers.1.") && name.ends_with(".w2.weight"));
+        assert_eq!(tensor.data() != after.tensor(&name).unwrap().data(), moves, "{name}");
+    }
+    assert!(recipe.output.join("best/model.safetensors").exists());
+    let other = full(folder.path(), "some", &[]);
+    assert!(format!("{:#}", finetune(&other, folder.path(), &candle()).unwrap_err()).contains("another run"));
+}

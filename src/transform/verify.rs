@@ -3,7 +3,7 @@
 //!
 //! They are three models with three scores. A 4-bit base is another function than the one it was made from, and the adapter
 //! has learnt to make up for that difference; a merge takes the base that was not quantised, and rounds the sum (peft's
-//! issue 1043 is this surprise). Each decoder is opened, asked and closed in turn, on the home of kernels.
+//! issue 1043 is this surprise). Each decoder is opened, asked and closed in turn.
 
 use std::fmt;
 use std::path::Path;
@@ -11,11 +11,11 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use half::bf16;
 
-use crate::kernel::{Element, Isa};
-use crate::model::adapter::peft;
+use crate::memory::Memory;
+use crate::model::adapter::{Adapter, peft};
 use crate::model::config::ModelConfig;
-use crate::model::cpu::{CpuDecoder, LoadOptions};
 use crate::model::decoder::{Decoder, Pasts, Wanted};
+use crate::model::home::{self, Held, Home, candle, cpu, on_card};
 use crate::model::packed::Packed;
 use crate::model_id::own_dtype;
 use crate::tokenizer::Tokenizer;
@@ -62,9 +62,9 @@ pub struct Verification {
 }
 
 /// Asks `model` with the adapter in the folder `adapter`, and `merged`, which `merge` made of the two. A model that is
-/// stored in 4 bits has no other base, so there the merged one stands against the 4-bit one alone. `memory`: bytes that
-/// the process may use; layers that do not fit are streamed.
-pub fn verify(model: &Path, adapter: &Path, merged: &Path, memory: u64) -> Result<Verification> {
+/// stored in 4 bits has no other base, so there the merged one stands against the 4-bit one alone. `memory`: what the
+/// process may use; layers that do not fit are streamed.
+pub fn verify(model: &Path, adapter: &Path, merged: &Path, home: Home, memory: Memory) -> Result<Verification> {
     let tokenizer = Tokenizer::open(model)?;
     let prompts: Vec<Vec<u32>> = PROMPTS.iter().map(|text| tokenizer.encode(text, true)).collect::<Result<_>>()?;
     let packed = Packed::rows(&prompts);
@@ -75,13 +75,14 @@ pub fn verify(model: &Path, adapter: &Path, merged: &Path, memory: u64) -> Resul
     drop(checkpoint);
 
     let adapter = Some(adapter);
-    let four_bits = Open { path: model, adapter, nf4: true, dtype, memory };
+    let four_bits = Open { path: model, adapter, held: Held { dtype, nf4: true }, home, memory };
     let mut ways = vec![(Way::FourBits, four_bits.answers(&packed)?)];
     if !in_four_bits {
-        let plain = Open { nf4: false, ..four_bits };
+        let plain = Open { held: Held { dtype, nf4: false }, ..four_bits };
         ways.push((Way::Plain(dtype), plain.answers(&packed)?));
     }
-    let after = Open { path: merged, adapter: None, nf4: false, dtype: merged_dtype, memory };
+    let held = Held { dtype: merged_dtype, nf4: false };
+    let after = Open { path: merged, adapter: None, held, home, memory };
     ways.push((Way::Merged(merged_dtype), after.answers(&packed)?));
     let differences = (0..ways.len()).flat_map(|first| (first + 1..ways.len()).map(move |second| (first, second)));
     let difference = |(first, second)| Difference::of([&ways[first], &ways[second]], packed.len());
@@ -94,21 +95,14 @@ pub fn verify(model: &Path, adapter: &Path, merged: &Path, memory: u64) -> Resul
 struct Open<'a> {
     path: &'a Path,
     adapter: Option<&'a Path>,
-    nf4: bool,
-    dtype: Dtype,
-    memory: u64,
+    held: Held,
+    home: Home,
+    memory: Memory,
 }
 
 impl Open<'_> {
     /// Natural logs of probabilities, (tokens, vocabulary).
     fn answers(&self, packed: &Packed) -> Result<Vec<f32>> {
-        match self.dtype {
-            Dtype::BF16 => log_probabilities(&self.decoder::<bf16>()?, packed),
-            Dtype::F16 | Dtype::F32 => log_probabilities(&self.decoder::<f32>()?, packed),
-        }
-    }
-
-    fn decoder<E: Element>(&self) -> Result<CpuDecoder<E>> {
         let mut checkpoint = Checkpoint::open(self.path)?;
         let (config, adapter) = match self.adapter {
             Some(folder) => {
@@ -117,14 +111,26 @@ impl Open<'_> {
             }
             None => (ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?, None),
         };
-        let rounded_to_f16 = self.dtype == Dtype::F16;
-        let options = LoadOptions { isa: Isa::best(), rounded_to_f16, nf4: self.nf4, memory: self.memory };
-        let mut decoder = CpuDecoder::<E>::load(checkpoint, &config, &options)?;
-        if let Some(adapter) = &adapter {
-            decoder.set_adapter(adapter)?;
+        let (config, adapter, held, memory) = (&config, adapter.as_ref(), self.held, self.memory);
+        match (self.home, held.dtype) {
+            (Home::Cpu, Dtype::BF16) => adapted(cpu::<bf16>(checkpoint, config, held, memory)?, adapter, packed),
+            (Home::Cpu, Dtype::F16 | Dtype::F32) => {
+                adapted(cpu::<f32>(checkpoint, config, held, memory)?, adapter, packed)
+            }
+            (Home::Candle, _) => adapted(candle(&checkpoint, config, held)?, adapter, packed),
+            (Home::Card(card), _) => {
+                let reserve = home::wave_reserve(config);
+                adapted(on_card(card, &checkpoint, config, held, reserve)?, adapter, packed)
+            }
         }
-        Ok(decoder)
     }
+}
+
+fn adapted(mut decoder: impl Decoder, adapter: Option<&Adapter>, packed: &Packed) -> Result<Vec<f32>> {
+    if let Some(adapter) = adapter {
+        decoder.set_adapter(adapter)?;
+    }
+    log_probabilities(&decoder, packed)
 }
 
 fn log_probabilities(decoder: &impl Decoder, packed: &Packed) -> Result<Vec<f32>> {

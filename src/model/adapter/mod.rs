@@ -1,4 +1,5 @@
-//! A LoRA adapter as plain numbers: what the trainer updates, the decoders apply and PEFT's files hold.
+//! A LoRA adapter as plain numbers: what the trainer updates, the decoders apply and PEFT's files hold. Weights that are
+//! trained themselves, without a pair, are part of it, too.
 
 mod fused;
 pub mod peft;
@@ -29,10 +30,21 @@ pub struct LoraPair {
     pub b: Matrix, // (outputs, rank)
 }
 
-/// All pairs of a model, in the order of the layers.
+/// A tensor of the model with numbers of its own in place of the checkpoint's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Whole {
+    /// As the checkpoint spells it: `model.layers.0.input_layernorm.weight`.
+    pub tensor: String,
+    /// Of a vector, the one row.
+    pub values: Matrix,
+}
+
+/// All pairs of a model, in the order of the layers, and the tensors that are trained whole.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Adapter {
     pub pairs: Vec<LoraPair>,
+    /// None of an adapter that PEFT's files hold.
+    pub whole: Vec<Whole>,
 }
 
 impl Matrix {
@@ -63,13 +75,15 @@ impl Adapter {
         self.matrices().map(|matrix| matrix.values.len()).sum()
     }
 
-    /// A and B of every pair, in order.
+    /// A and B of every pair, in order, and then whole tensors.
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        self.pairs.iter().flat_map(|pair| [&pair.a, &pair.b])
+        let whole = self.whole.iter().map(|whole| &whole.values);
+        self.pairs.iter().flat_map(|pair| [&pair.a, &pair.b]).chain(whole)
     }
 
-    /// A and B of every pair, in order.
+    /// A and B of every pair, in order, and then whole tensors.
     pub fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
-        self.pairs.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b])
+        let whole = self.whole.iter_mut().map(|whole| &mut whole.values);
+        self.pairs.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]).chain(whole)
     }
 }

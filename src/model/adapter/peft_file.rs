@@ -102,7 +102,8 @@ impl PeftAdapter {
 
     /// All pairs, read.
     pub fn adapter(&self) -> Result<Adapter> {
-        Ok(Adapter { pairs: self.pairs.values().map(|place| self.read(place)).collect::<Result<_>>()? })
+        let pairs = self.pairs.values().map(|place| self.read(place)).collect::<Result<_>>()?;
+        Ok(Adapter { pairs, whole: Vec::new() })
     }
 
     /// The pair of one linear, read.

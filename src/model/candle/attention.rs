@@ -18,6 +18,7 @@ use crate::model::packed::Packed;
 /// Query rows per block and head.
 const BLOCK: usize = 128;
 
+#[derive(Clone)]
 pub struct Attention {
     pub q: Linear,
     pub k: Linear,
@@ -27,6 +28,7 @@ pub struct Attention {
 }
 
 /// Weights of the norms over each head of queries and of keys.
+#[derive(Clone)]
 pub struct HeadNorms {
     pub q: Tensor, // (head_dim)
     pub k: Tensor, // (head_dim)
@@ -138,16 +140,18 @@ fn attend(queries: &Tensor, seen: &[KeysValues], packed: &Packed, place: &Place)
         .enumerate()
         .flat_map(|(index, segment)| (0..segment.len).step_by(BLOCK).map(move |start| (index, start)))
         .collect();
-    let outputs: Result<Vec<Tensor>> = blocks
-        .par_iter()
-        .map(|&(index, start)| {
-            let segment = &packed.segments[index];
-            let count = BLOCK.min(segment.len - start);
-            let past = seen[index].keys.dim(0)? - segment.len;
-            let block = queries.narrow(0, segment.start + start, count)?;
-            attend_block(&block, &seen[index], past + start, place)
-        })
-        .collect();
+    let attend = |&(index, start): &(usize, usize)| {
+        let segment = &packed.segments[index];
+        let count = BLOCK.min(segment.len - start);
+        let past = seen[index].keys.dim(0)? - segment.len;
+        let block = queries.narrow(0, segment.start + start, count)?;
+        attend_block(&block, &seen[index], past + start, place)
+    };
+    // A card takes one after the other, and has one block's scores in its memory.
+    let outputs: Result<Vec<Tensor>> = match queries.device().is_cpu() {
+        true => blocks.par_iter().map(attend).collect(),
+        false => blocks.iter().map(attend).collect(),
+    };
     Ok(Tensor::cat(&outputs?, 0)?)
 }
 
@@ -156,7 +160,8 @@ fn attend_block(queries: &Tensor, seen: &KeysValues, past: usize, place: &Place)
     let Place { config, window, .. } = *place;
     let (count, heads, head_dim) = queries.dims3()?;
     let (kv_heads, group) = (config.num_key_value_heads, heads / config.num_key_value_heads);
-    let heads_first = |tensor: &Tensor| tensor.narrow(0, 0, past + count)?.transpose(0, 1); // (kv_heads, keys, head_dim)
+    // (kv_heads, keys, head_dim), laid out so since cuBLAS takes no other strides
+    let heads_first = |tensor: &Tensor| tensor.narrow(0, 0, past + count)?.transpose(0, 1)?.contiguous();
     let queries = queries
         .reshape((count, kv_heads, group, head_dim))?
         .permute((1, 2, 0, 3))?

@@ -7,8 +7,10 @@ use candle_core::Tensor;
 
 use super::attention::Recall;
 use super::cache::Cache;
+use super::footprint::token_numbers;
 use super::linear::{Lora, Mode};
 use super::{CandleDecoder, Layer};
+use crate::memory::Memory;
 use crate::model::adapter::{Adapter, LoraPair};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Footprint, Pasts, TokenScore, Wanted};
@@ -22,16 +24,24 @@ impl Decoder for CandleDecoder {
         &self.config
     }
 
-    /// Everything is held in memory; a token's share is that of the widest layer's products, each a tensor of its own.
+    /// Of the memory that tokens are in, a device's too; a token's share is that of the widest layer's products, each a tensor
+    /// of its own.
     fn footprint(&self) -> Footprint {
         let config = &self.config;
         let width = self.dtype.size_in_bytes();
-        let values = 8 * config.hidden_size
-            + 4 * config.num_attention_heads * config.head_dim
-            + 4 * config.widest_feed_forward()
-            + 256 * config.num_attention_heads;
         let past = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
-        Footprint { fixed: self.weight_bytes, per_token: values * width, per_past_token: past * width }
+        Footprint {
+            fixed: self.bytes_beside_tokens(),
+            per_token: token_numbers(config) * width,
+            per_past_token: past * width,
+        }
+    }
+
+    fn held(&self) -> Option<Memory> {
+        match self.device.is_cpu() {
+            true => Memory::resident(),
+            false => None,
+        }
     }
 
     fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
@@ -52,7 +62,7 @@ impl Decoder for CandleDecoder {
             bail!("the adapter has pairs for modules that this model does not have: {}", unused.join(", "));
         }
         self.adapted = adapter.pairs.iter().map(|pair| pair.module.clone()).collect();
-        Ok(())
+        self.lay_in(&adapter.whole)
     }
 
     fn past(&self, capacity: usize) -> Result<Cache> {
@@ -77,7 +87,7 @@ impl Decoder for CandleDecoder {
 
     fn layer(&self, index: usize, hidden: &mut Tensor, packed: &Packed, pasts: &mut Pasts<Cache>) -> Result<()> {
         let pass = self.pass(packed, Mode::default())?;
-        *hidden = self.run_layer(index, hidden, &pass, Some(Recall { layer: index, pasts }))?.hidden;
+        *hidden = self.run_layer(index, hidden, &pass, Some(Recall { layer: index, pasts }))?.hidden.detach();
         Ok(())
     }
 

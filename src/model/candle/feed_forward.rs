@@ -8,6 +8,7 @@ use super::ops::activate;
 use crate::model::config::Activation;
 
 /// `w2(activation(w1 x) * w3 x)`, with the mixture's names (dense checkpoints say gate, down and up).
+#[derive(Clone)]
 pub struct Mlp {
     pub activation: Activation,
     pub w1: Linear,
@@ -22,11 +23,13 @@ impl Mlp {
     }
 }
 
+#[derive(Clone)]
 pub enum FeedForward {
-    Dense(Mlp),
+    Dense(Box<Mlp>),
     Mixture(Mixture),
 }
 
+#[derive(Clone)]
 pub struct Mixture {
     pub router: Linear,
     pub experts: Vec<Mlp>,

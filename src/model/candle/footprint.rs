@@ -1,4 +1,4 @@
-//! What training on candle's tensors takes: on a card, and on the CPU.
+//! What training and scoring on candle's tensors take: on a card, and on the CPU.
 
 use super::head::CHUNK;
 use crate::model::config::ModelConfig;
@@ -9,6 +9,25 @@ use crate::model::names;
 const GRAPH: u64 = 3;
 /// Rows of logits held at once: they and their gradient.
 const HEAD_ROWS: u64 = 2 * CHUNK as u64;
+
+/// Numbers of a token of a wave: those of the widest layer's products, each a tensor of its own.
+pub fn token_numbers(config: &ModelConfig) -> usize {
+    8 * config.hidden_size
+        + 4 * config.num_attention_heads * config.head_dim
+        + 4 * config.widest_feed_forward()
+        + 256 * config.num_attention_heads
+}
+
+/// Bytes of a wave of `tokens`, of a decoded matrix and of some rows of logits. Numbers are f32.
+pub fn wave_bytes(config: &ModelConfig, tokens: u64) -> u64 {
+    4 * tokens * token_numbers(config) as u64 + decoded_bytes(config) + HEAD_ROWS * 4 * config.vocab_size as u64
+}
+
+/// Bytes of the largest matrix of a layer.
+fn decoded_bytes(config: &ModelConfig) -> u64 {
+    let sizes = names::linears(config, 0).into_iter().map(|linear| (linear.inputs * linear.outputs) as u64);
+    4 * sizes.max().unwrap_or(0)
+}
 
 /// Bytes of one micro-batch of `tokens` in dialogues of at most `longest`: layer inputs (all activations where nothing is
 /// recomputed), one layer's graph, a decoded matrix, some rows of logits. Numbers are f32.

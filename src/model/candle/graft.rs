@@ -5,7 +5,8 @@
 //! tensors, and [`graft`] gives it the one gradient that is wanted. Nothing is copied when no gradient is asked for.
 
 use anyhow::Result;
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, bail};
+use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Shape, Tensor};
 
 type Backward = dyn Fn(&Tensor, &Tensor) -> candle_core::Result<Tensor> + Send + Sync;
 
@@ -18,7 +19,7 @@ pub fn graft(
     if !input.track_op() {
         return Ok(value);
     }
-    Ok(input.apply_op2(&value.contiguous()?, Graft { backward: Box::new(backward) })?)
+    Ok(input.apply_op2(&value, Graft { backward: Box::new(backward) })?)
 }
 
 struct Graft {
@@ -37,15 +38,17 @@ impl CustomOp2 for Graft {
         value: &CpuStorage,
         layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else { bail!("a grafted value is contiguous") };
-        let copy = match value {
-            CpuStorage::F32(values) => CpuStorage::F32(values[start..end].to_vec()),
-            CpuStorage::BF16(values) => CpuStorage::BF16(values[start..end].to_vec()),
-            CpuStorage::F16(values) => CpuStorage::F16(values[start..end].to_vec()),
-            CpuStorage::F64(values) => CpuStorage::F64(values[start..end].to_vec()),
-            _ => bail!("only floating-point values have gradients"),
-        };
-        Ok((copy, layout.shape().clone()))
+        copied(value, layout)
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        value: &CudaStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        copied(value, layout)
     }
 
     fn bwd(
@@ -57,4 +60,15 @@ impl CustomOp2 for Graft {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((Some((self.backward)(output, gradient)?), None))
     }
+}
+
+/// The numbers of a tensor in storage of their own: the same lines wherever it lies.
+fn copied<S>(value: &S, layout: &Layout) -> candle_core::Result<(S, Shape)>
+where
+    S: BackendStorage,
+    S::Device: BackendDevice<Storage = S>,
+{
+    let mut copy = value.device().zeros_impl(layout.shape(), value.dtype())?;
+    value.copy_strided_src(&mut copy, 0, layout)?;
+    Ok((copy, layout.shape().clone()))
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
 
 use super::graft::graft;
+use super::nf4::{DeviceNf4, Tables};
 use crate::model::dropout::Dropout;
 use crate::weights::nf4::Nf4;
 
@@ -14,11 +15,17 @@ use crate::weights::nf4::Nf4;
 pub enum Weight {
     Dense(Tensor), // (outputs, inputs)
     /// Decoded anew at each use, on the way back too: a layer is visited once per wave or step, so this costs little and
-    /// holds 4 bits; a graph that kept the decoded matrices would hold a layer's worth of them.
+    /// holds 4 bits; a graph that kept the decoded matrices would hold a layer's worth of them. This one by the
+    /// processor's kernels.
     Nf4(Arc<Nf4<'static>>),
+    /// The same, in the device's memory and decoded there.
+    Packed(DeviceNf4),
+    /// Trained itself.
+    Trained(Var), // (outputs, inputs)
 }
 
 /// The pair as tensors: `scale * (x A^T) B^T`.
+#[derive(Clone)]
 pub struct Lora {
     pub a: Var, // (rank, inputs)
     pub b: Var, // (outputs, rank)
@@ -34,6 +41,7 @@ pub struct Mode<'a> {
 }
 
 /// `y = x W^T (+ bias) (+ scale * (x A^T) B^T)`.
+#[derive(Clone)]
 pub struct Linear {
     /// Module path as the checkpoint spells it.
     pub module: String,
@@ -45,19 +53,26 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// `x`: (rows, inputs) -> (rows, outputs). The gradient goes to `x` and to the pair, never to the frozen matrix.
+    /// `x`: (rows, inputs) -> (rows, outputs). The gradient goes to `x` and to what is trained, never to a frozen matrix.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let (weight, shape) = (self.weight.clone(), (self.outputs, self.inputs));
-        let value = x.detach().matmul(&weight.matrix(shape, x.device())?.t()?)?;
-        let value = match &self.bias {
-            Some(bias) => value.broadcast_add(bias)?,
-            None => value,
+        let product = match &self.weight {
+            Weight::Trained(weight) if mode.differentiable => x.matmul(&weight.t()?)?,
+            _ => self.frozen(x)?,
         };
-        let frozen = graft(x, value, move |_, gradient| gradient.matmul(&weight.matrix(shape, gradient.device())?))?;
+        let product = match &self.bias {
+            Some(bias) => product.broadcast_add(bias)?,
+            None => product,
+        };
         match &self.lora {
-            None => Ok(frozen),
-            Some(lora) => Ok((frozen + self.update(x, lora, mode)?)?),
+            None => Ok(product),
+            Some(lora) => Ok((product + self.update(x, lora, mode)?)?),
         }
+    }
+
+    fn frozen(&self, x: &Tensor) -> Result<Tensor> {
+        let (weight, shape) = (self.weight.clone(), (self.outputs, self.inputs));
+        let value = x.detach().matmul(&weight.matrix(shape, x)?.t()?)?;
+        graft(x, value, move |_, gradient| gradient.matmul(&weight.matrix(shape, gradient)?))
     }
 
     fn update(&self, x: &Tensor, lora: &Lora, mode: Mode) -> Result<Tensor> {
@@ -76,15 +91,27 @@ impl Linear {
 fn drop_some(x: &Tensor, dropout: &Dropout, module: &str) -> Result<Tensor> {
     let factors = dropout.factors(module);
     let factors: Vec<f32> = (0..x.elem_count()).map(|index| factors.at(index)).collect();
-    Ok((x * Tensor::from_vec(factors, x.shape(), x.device())?)?)
+    Ok((x * Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?)?)
 }
 
 impl Weight {
-    /// The matrix as a tensor of `shape`, (outputs, inputs).
-    fn matrix(&self, shape: (usize, usize), device: &Device) -> candle_core::Result<Tensor> {
+    /// The matrix of `shape`, (outputs, inputs), as a tensor that `factor` can be multiplied with.
+    fn matrix(&self, shape: (usize, usize), factor: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Weight::Dense(tensor) => Ok(tensor.clone()),
-            Weight::Nf4(codes) => Tensor::from_vec(codes.dequantize(), shape, &Device::Cpu)?.to_device(device),
+            Weight::Nf4(codes) => Tensor::from_vec(codes.dequantize(), shape, &Device::Cpu),
+            Weight::Packed(codes) => codes.matrix(shape, factor.dtype()),
+            Weight::Trained(weight) => Ok(weight.as_detached_tensor()),
         }
+    }
+
+    /// The same in the memory of the device that `tables` are on.
+    pub fn moved(&self, tables: &Tables) -> Result<Weight> {
+        Ok(match self {
+            Weight::Dense(tensor) => Weight::Dense(tensor.to_device(tables.device())?),
+            Weight::Nf4(codes) => Weight::Packed(DeviceNf4::new(codes, tables)?),
+            Weight::Packed(codes) => Weight::Packed(codes.clone()),
+            Weight::Trained(weight) => Weight::Trained(weight.clone()),
+        })
     }
 }

@@ -2,43 +2,38 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::attention::{Attention, HeadNorms};
 use super::feed_forward::{FeedForward, Mixture, Mlp};
 use super::linear::{Linear, Weight};
+use super::nf4::{DeviceNf4, Tables};
+use super::residence::{Residence, Room};
 use super::rotary::Rotary;
 use super::{CandleDecoder, Layer, LoadOptions, Numerics};
 use crate::model::config::ModelConfig;
 use crate::model::names::{self, ExpertPart};
-use crate::weights::nf4::Nf4;
+use crate::weights::nf4::{BLOCK, NESTED_BLOCK, Nf4};
 use crate::weights::{Checkpoint, Format};
 
 impl CandleDecoder {
+    /// Into this machine's memory.
     pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, options: &LoadOptions) -> Result<CandleDecoder> {
-        let loader = Loader { checkpoint, config, options };
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embedding = loader.tensor(names::EMBEDDING, &[vocab, hidden])?;
-        let head = match config.tie_word_embeddings {
-            true => embedding.clone(),
-            false => loader.tensor(names::HEAD, &[vocab, hidden])?,
-        };
-        let layers = (0..config.num_hidden_layers).into_par_iter().map(|index| loader.layer(index));
-        Ok(CandleDecoder {
-            config: config.clone(),
-            device: options.device.clone(),
-            dtype: loader.dtype(),
-            embedding,
-            embedding_scale: config.embedding_scale.map(|scale| loader.rounded(scale)).transpose()?,
-            layers: layers.collect::<Result<_>>()?,
-            norm: loader.norm(names::NORM, hidden)?,
-            head,
-            rotary: Rotary::new(config),
-            weight_bytes: loader.bytes(),
-            adapted: Vec::new(),
-        })
+        ensure!(options.device.is_cpu(), "a card's memory has an end: it is loaded into with `load_onto`");
+        Loader { checkpoint, config, options, room: None }.load()
+    }
+
+    /// Into the memory of `options.device`, as far as `room` goes (the CPU may be that device: the same lines on the machine
+    /// itself).
+    pub fn load_onto(
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        options: &LoadOptions,
+        room: Room,
+    ) -> Result<CandleDecoder> {
+        Loader { checkpoint, config, options, room: Some(room) }.load()
     }
 }
 
@@ -46,9 +41,82 @@ struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a ModelConfig,
     options: &'a LoadOptions,
+    /// Of a device.
+    room: Option<Room>,
 }
 
 impl Loader<'_> {
+    fn load(&self) -> Result<CandleDecoder> {
+        let (loader, config, options) = (self, self.config, self.options);
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let embedding = loader.tensor(names::EMBEDDING, &[vocab, hidden])?.to_device(&options.device)?;
+        let head = match config.tie_word_embeddings {
+            true => embedding.clone(),
+            false => loader.tensor(names::HEAD, &[vocab, hidden])?.to_device(&options.device)?,
+        };
+        let residence = loader.residence()?;
+        let layers: Result<Vec<Layer>> = match &residence {
+            Residence::Machine => {
+                (0..config.num_hidden_layers).into_par_iter().map(|index| loader.layer(index)).collect()
+            }
+            // One after the other: those that stay on the card do not gather here first.
+            Residence::Device { tables, split } => (0..config.num_hidden_layers)
+                .map(|index| {
+                    let layer = loader.layer(index)?;
+                    if index < split.resident { layer.moved(tables) } else { Ok(layer) }
+                })
+                .collect(),
+        };
+        Ok(CandleDecoder {
+            config: config.clone(),
+            device: options.device.clone(),
+            dtype: loader.dtype(),
+            rounding: loader.rounding(),
+            embedding,
+            embedding_scale: config.embedding_scale.map(|scale| loader.rounded(scale)).transpose()?,
+            layers: layers?,
+            residence,
+            norm: loader.norm(names::NORM, hidden)?.to_device(&options.device)?,
+            head,
+            rotary: Rotary::new(config),
+            weight_bytes: loader.bytes(),
+            adapted: Vec::new(),
+            whole: Vec::new(),
+        })
+    }
+
+    fn residence(&self) -> Result<Residence> {
+        let Some(room) = self.room else { return Ok(Residence::Machine) };
+        let layers: Vec<u64> =
+            (0..self.config.num_hidden_layers).map(|index| self.layer_bytes(index)).collect::<Result<_>>()?;
+        let split = room.split(self.ends_bytes(), &layers)?;
+        Ok(Residence::Device { tables: Tables::new(&self.options.device)?, split })
+    }
+
+    /// Bytes of embedding, head and final norm.
+    fn ends_bytes(&self) -> u64 {
+        let (vocab, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        let matrices = if self.config.tie_word_embeddings { 1 } else { 2 };
+        ((matrices * vocab + 1) * hidden * self.dtype().size_in_bytes()) as u64
+    }
+
+    /// Bytes of a layer in a device's memory.
+    fn layer_bytes(&self, index: usize) -> Result<u64> {
+        let width = self.dtype().size_in_bytes();
+        let linear = |linear: names::Linear| -> Result<usize> {
+            let count = linear.outputs * linear.inputs;
+            let stored = self.checkpoint.tensor(&names::weight(&linear.module), &[linear.outputs, linear.inputs])?;
+            Ok(match stored.nf4() {
+                Some(nf4) => DeviceNf4::bytes(&nf4),
+                None if self.quantizes() => nf4_bytes(count),
+                None => count * width,
+            })
+        };
+        let vectors: usize = names::vectors(self.config, index).iter().map(|(_, shape)| shape[0]).sum();
+        let linears = names::linears(self.config, index).into_iter().map(linear).sum::<Result<usize>>()?;
+        Ok((linears + vectors * width) as u64)
+    }
+
     /// Bytes of all weights as they are held.
     fn bytes(&self) -> usize {
         let width = self.dtype().size_in_bytes();
@@ -64,13 +132,9 @@ impl Loader<'_> {
         self.options.nf4 && !self.checkpoint.holds(Format::Nf4)
     }
 
-    /// The dtype tensors have here: candle's CPU multiplies in f32 alone.
+    /// The dtype tensors have here: without a device candle's CPU multiplies in f32 alone.
     fn dtype(&self) -> DType {
-        match (self.options.device.is_cpu(), self.options.numerics) {
-            (true, _) | (false, Numerics::F32) => DType::F32,
-            (false, Numerics::BF16) => DType::BF16,
-            (false, Numerics::F16) => DType::F16,
-        }
+        if self.room.is_some() { self.rounding() } else { DType::F32 }
     }
 
     fn rounding(&self) -> DType {
@@ -81,11 +145,10 @@ impl Loader<'_> {
         }
     }
 
+    /// In the machine's memory.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let values = self.checkpoint.tensor(name, shape)?.to_f32().with_context(|| format!("tensor {name}"))?;
-        let tensor =
-            Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.rounding())?.to_dtype(self.dtype())?;
-        Ok(tensor.to_device(&self.options.device)?)
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.rounding())?.to_dtype(self.dtype())?)
     }
 
     /// A norm's weights as they multiply.
@@ -155,7 +218,7 @@ impl Loader<'_> {
     fn feed_forward(&self, index: usize) -> Result<FeedForward> {
         let Some(mixture) = self.config.mixture_of(index) else {
             let dense = [names::gate_proj(index), names::down_proj(index), names::up_proj(index)];
-            return Ok(FeedForward::Dense(self.mlp(index, dense)?));
+            return Ok(FeedForward::Dense(Box::new(self.mlp(index, dense)?)));
         };
         let parts = [ExpertPart::W1, ExpertPart::W2, ExpertPart::W3];
         let expert = |expert: usize| self.mlp(index, parts.map(|part| names::expert(self.config, index, expert, part)));
@@ -176,4 +239,10 @@ impl Loader<'_> {
             w3: self.linear(w3, inner, hidden)?,
         })
     }
+}
+
+/// Bytes of a matrix of `count` numbers that is quantised here, doubly.
+fn nf4_bytes(count: usize) -> usize {
+    let blocks = count.div_ceil(BLOCK);
+    blocks * BLOCK / 2 + blocks + 4 * blocks.div_ceil(NESTED_BLOCK) + 4
 }

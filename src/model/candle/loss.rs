@@ -1,25 +1,36 @@
-//! The loss of a training step and its gradient by the adapter, layer by layer.
+//! The loss of a training step and its gradient by what is trained, layer by layer.
 //!
 //! Forwards, each layer leaves its input behind; backwards, each layer is recomputed from that input (or its kept graph
-//! is used: the numbers are the same), gives the gradients of its LoRA pairs, and hands the gradient of its input to the
+//! is used: the numbers are the same), gives the gradients of its LoRA pairs or weights, and hands the gradient of its input to the
 //! layer below. So at most one layer's activations are held, whatever the depth.
 
 use std::collections::HashMap;
 
 use anyhow::Result;
-use candle_core::{D, DType, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use rayon::prelude::*;
 
 use super::attention::Pass;
 use super::feed_forward::Routing;
 use super::footprint::batch_bytes;
-use super::head::CHUNK;
 use super::linear::{Linear, Mode};
-use super::{CandleDecoder, Layer, LayerOutput, ops};
+use super::residence::Residence;
+use super::whole::Sums;
+use super::{CandleDecoder, Layer, LayerOutput};
 use crate::model::adapter::{Adapter, Matrix};
 use crate::model::decoder::Decoder;
 use crate::model::dropout::Dropout;
+use crate::model::names;
+use crate::model::packed::Packed;
 use crate::model::training::{Balance, Gradients, Inputs, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
+
+/// What the way back is multiplied by, and what its gradients are afterwards. Half precision goes back with the whole factor
+/// (a step's scale of the loss is what keeps its gradients from vanishing); f32 is multiplied once it is there.
+#[derive(Clone, Copy)]
+struct Factor {
+    inside: f64,
+    outside: f32,
+}
 
 /// A layer's input and, when nothing is recomputed, its graph.
 struct Kept {
@@ -35,13 +46,22 @@ impl Trainable for CandleDecoder {
     fn held_bytes(&self) -> u64 {
         let pairs = self.layers.iter().flat_map(Layer::linears).filter_map(|linear| linear.lora.as_ref());
         let numbers: usize = pairs.map(|lora| lora.a.elem_count() + lora.b.elem_count()).sum();
-        (self.weight_bytes + 4 * numbers) as u64
+        let weights = match &self.residence {
+            Residence::Machine => self.weight_bytes as u64,
+            Residence::Device { split, .. } => split.waiting,
+        };
+        weights + 4 * numbers as u64
     }
 
-    /// Those of the micro-batches that are computed side by side.
+    /// Those of the micro-batches that are computed side by side. In a device's memory their place is reserved.
     fn walk_bytes(&self, _: usize, largest: usize, _: Inputs) -> u64 {
+        if self.residence.is_device() {
+            return 0;
+        }
         let at_once = if self.device.is_cpu() { rayon::current_num_threads() } else { 1 };
-        at_once as u64 * batch_bytes(&self.config, largest as u64, largest as u64, true)
+        let whole: usize = self.whole.iter().map(|(_, var)| var.elem_count()).sum();
+        // Of a whole tensor, its gradient as a tensor and as plain numbers.
+        at_once as u64 * (batch_bytes(&self.config, largest as u64, largest as u64, true) + 8 * whole as u64)
     }
 
     fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>> {
@@ -58,12 +78,13 @@ impl Trainable for CandleDecoder {
         sums: &mut Gradients,
     ) -> Result<Vec<Loss>> {
         let at_once = if self.device.is_cpu() { rayon::current_num_threads() } else { 1 };
+        let factor = self.factor(factor);
         let mut losses = Vec::with_capacity(batches.len());
         for together in batches.chunks(at_once) {
-            let found: Result<Vec<(Loss, Vec<PairGradient>)>> =
-                together.par_iter().map(|batch| self.loss_and_gradients(batch, options)).collect();
-            for (loss, pairs) in found? {
-                sums.add(&pairs, factor);
+            let found: Result<Vec<(Loss, Gradients)>> =
+                together.par_iter().map(|batch| self.loss_and_gradients(batch, options, factor.inside)).collect();
+            for (loss, gradients) in found? {
+                sums.add(&gradients, factor.outside);
                 losses.push(loss);
             }
         }
@@ -72,6 +93,13 @@ impl Trainable for CandleDecoder {
 }
 
 impl CandleDecoder {
+    fn factor(&self, factor: f32) -> Factor {
+        match self.dtype {
+            DType::F32 => Factor { inside: 1.0, outside: factor },
+            _ => Factor { inside: f64::from(factor), outside: 1.0 },
+        }
+    }
+
     fn loss(&self, batch: &MicroBatch, options: &LossOptions) -> Result<Loss> {
         let targets = batch.target_count()?;
         let pass = self.pass(&batch.packed, Mode::default())?;
@@ -80,21 +108,37 @@ impl CandleDecoder {
         for layer in 0..self.layers.len() {
             let output = self.run_layer(layer, &hidden, &pass, None)?;
             count(&mut balance, output.routing.as_ref())?;
-            hidden = output.hidden;
+            hidden = output.hidden.detach();
         }
-        let (cross_entropy, _) = self.cross_entropy(&hidden, &batch.targets, false)?;
+        let (cross_entropy, _) = self.cross_entropy(&hidden, &batch.targets, None, &mut Sums::default())?;
         Ok(Loss::new(cross_entropy, balance.as_ref(), options.router_aux_loss_coef, targets))
     }
 
-    /// The loss and its gradient by every pair of the adapter, in the adapter's order.
-    fn loss_and_gradients(&self, batch: &MicroBatch, options: &LossOptions) -> Result<(Loss, Vec<PairGradient>)> {
+    /// The loss, and `factor` times its gradient by everything in the adapter, in the adapter's order.
+    fn loss_and_gradients(&self, batch: &MicroBatch, options: &LossOptions, factor: f64) -> Result<(Loss, Gradients)> {
         let (coefficient, targets) = (options.router_aux_loss_coef, batch.target_count()?);
         let dropout = Dropout::new(options.dropout, batch.seed);
         let pass = self.pass(&batch.packed, Mode { differentiable: true, dropout: dropout.as_ref() })?;
         let (kept, hidden, balance) = self.forwards(batch, &pass, options)?;
-        let (cross_entropy, gradient) = self.cross_entropy(&hidden, &batch.targets, true)?;
+        let mut sums = Sums::default();
+        let (cross_entropy, gradient) = self.cross_entropy(&hidden, &batch.targets, Some(factor), &mut sums)?;
         let loss = Loss::new(cross_entropy, balance.as_ref(), coefficient, targets);
-        Ok((loss, self.backwards(kept, gradient, &pass, balance, coefficient)?))
+        let (pairs, gradient) = self.backwards(kept, gradient, &pass, balance, factor * coefficient, &mut sums)?;
+        self.embedding_gradient(&batch.packed, gradient, &mut sums)?;
+        Ok((loss, Gradients { pairs, whole: self.whole_gradients(sums)? }))
+    }
+
+    /// Adds the gradient by the embedding, where it is trained, from that by the hidden states before the first layer.
+    fn embedding_gradient(&self, packed: &Packed, gradient: Tensor, sums: &mut Sums) -> Result<()> {
+        if !self.trains(names::EMBEDDING) {
+            return Ok(());
+        }
+        let gradient = match self.embedding_scale {
+            Some(scale) => (gradient * scale)?,
+            None => gradient,
+        };
+        let ids = Tensor::from_slice(&packed.ids, packed.len(), &self.device)?;
+        sums.add(names::EMBEDDING, self.embedding.zeros_like()?.index_add(&ids, &gradient, 0)?)
     }
 
     fn forwards(
@@ -103,7 +147,8 @@ impl CandleDecoder {
         pass: &Pass,
         options: &LossOptions,
     ) -> Result<(Vec<Kept>, Tensor, Option<Balance>)> {
-        let recompute = options.recompute;
+        // What is kept would keep a layer that waits elsewhere in the device's memory.
+        let recompute = options.recompute || self.residence.is_device();
         let plain = Pass { mode: Mode { differentiable: false, ..pass.mode }, ..pass.clone() };
         let mut hidden = self.embed(&batch.packed)?;
         if options.neftune_alpha.is_some() {
@@ -124,6 +169,7 @@ impl CandleDecoder {
         Ok((kept, hidden, balance))
     }
 
+    /// The gradients of the pairs, and that of the hidden states before the first layer.
     fn backwards(
         &self,
         mut kept: Vec<Kept>,
@@ -131,7 +177,8 @@ impl CandleDecoder {
         pass: &Pass,
         balance: Option<Balance>,
         coefficient: f64,
-    ) -> Result<Vec<PairGradient>> {
+        sums: &mut Sums,
+    ) -> Result<(Vec<PairGradient>, Tensor)> {
         let mut found = HashMap::new();
         for layer in (0..self.layers.len()).rev() {
             let Kept { input, output } = kept.pop().expect("one is kept for every layer");
@@ -139,7 +186,7 @@ impl CandleDecoder {
                 Some(output) => output,
                 None => self.run_layer(layer, &input, pass, None)?,
             };
-            let mut objective = (output.hidden * gradient)?.sum_all()?;
+            let mut objective = (output.hidden * gradient)?.sum_all()?.to_dtype(DType::F32)?;
             if let (Some(balance), Some(routing), true) = (&balance, &output.routing, coefficient != 0.0) {
                 objective = (objective + (objective_of(balance, routing)? * coefficient)?)?;
             }
@@ -147,50 +194,11 @@ impl CandleDecoder {
             for linear in self.layers[layer].linears() {
                 found.extend(pair_gradient(linear, &mut gradients)?);
             }
-            gradient = gradients.remove(&input).expect("the residual path always reaches the input");
+            self.collect_whole(&mut gradients, sums)?;
+            gradient = gradients.remove(&input).expect("the residual path always reaches the input").detach();
         }
-        Ok(self.adapted.iter().map(|module| found.remove(module).expect("every pair sits on a linear")).collect())
-    }
-
-    /// Mean cross-entropy over the rows with a target and, if asked for, its gradient by `hidden`.
-    fn cross_entropy(&self, hidden: &Tensor, targets: &[Option<u32>], wants_gradient: bool) -> Result<(f64, Tensor)> {
-        let rows: Vec<(u32, u32)> =
-            targets.iter().enumerate().filter_map(|(row, target)| Some((row as u32, (*target)?))).collect();
-        let mut sum = 0.0;
-        let mut gradient = hidden.zeros_like()?;
-        for chunk in rows.chunks(CHUNK) {
-            let (at, targets): (Vec<u32>, Vec<u32>) = chunk.iter().copied().unzip();
-            let at = Tensor::from_vec(at, chunk.len(), hidden.device())?;
-            let targets = Tensor::from_vec(targets, (chunk.len(), 1), hidden.device())?;
-            let picked = Var::from_tensor(&hidden.index_select(&at, 0)?)?;
-            let (losses, part) = self.chunk_loss(&picked, &targets, wants_gradient)?;
-            sum += losses;
-            if let Some(part) = part {
-                gradient = gradient.index_add(&at, &(part / rows.len() as f64)?, 0)?;
-            }
-        }
-        Ok((sum / rows.len() as f64, gradient))
-    }
-
-    /// Summed cross-entropy of some rows and the gradient of that sum by them: `softmax - one hot`, back through head
-    /// and norm.
-    fn chunk_loss(&self, hidden: &Var, targets: &Tensor, wants_gradient: bool) -> Result<(f64, Option<Tensor>)> {
-        let normed = ops::rms_norm(hidden, &self.norm, self.config.rms_norm_eps)?;
-        let logits = self.logits_of(&normed.detach())?;
-        let losses = (logits.log_sum_exp(D::Minus1)? - logits.gather(targets, D::Minus1)?.squeeze(D::Minus1)?)?;
-        let sum = losses.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
-        if !wants_gradient {
-            return Ok((sum, None));
-        }
-        let minus_one = (targets.ones_like()?.to_dtype(DType::F32)? * -1.0)?;
-        let gradient = candle_nn::ops::softmax_last_dim(&logits)?.scatter_add(targets, &minus_one, 1)?;
-        let gradient = match self.config.final_softcap {
-            Some(cap) => (gradient * (1.0 - (&logits / cap)?.sqr()?)?)?, // d/dz of cap * tanh(z / cap)
-            None => gradient,
-        };
-        let gradient = gradient.to_dtype(normed.dtype())?.matmul(&self.head)?;
-        let mut gradients = (normed * gradient)?.sum_all()?.backward()?;
-        Ok((sum, gradients.remove(hidden)))
+        let pairs = self.adapted.iter().map(|module| found.remove(module).expect("every pair sits on a linear"));
+        Ok((pairs.collect(), gradient))
     }
 
     fn balance(&self) -> Option<Balance> {

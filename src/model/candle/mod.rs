@@ -1,10 +1,12 @@
 //! The decoder on candle tensors: any device, differentiable. Correct first; on CPUs it is also the second opinion.
 //!
 //! On candle's CPU products are made in f32 whatever the weights' dtype: bf16 and f16 mean weights rounded to that type
-//! (candle widens whole operands on every bf16 product, so nothing would be gained by more).
+//! (candle widens whole operands on every bf16 product, so nothing would be gained by more). In a device's memory
+//! ([`residence`]) numbers have the type that was asked for.
 
 mod attention;
 mod cache;
+mod cross_entropy;
 mod decoder;
 mod feed_forward;
 mod footprint;
@@ -13,15 +15,20 @@ mod head;
 mod linear;
 mod load;
 mod loss;
+mod nf4;
 mod ops;
+mod residence;
 mod rotary;
+mod whole;
+
+use std::borrow::Cow;
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
 
 pub use cache::Cache;
 pub use feed_forward::Routing;
-pub use footprint::{batch_bytes, kept_bytes};
+pub use footprint::{batch_bytes, kept_bytes, wave_bytes};
 
 use crate::model::adapter::{LoraPair, Matrix};
 use crate::model::config::ModelConfig;
@@ -30,6 +37,9 @@ use crate::model::packed::Packed;
 use attention::{Attention, Pass, Place, Recall};
 use feed_forward::FeedForward;
 use linear::{Linear, Lora, Mode};
+use nf4::Tables;
+use residence::Residence;
+pub use residence::Room;
 use rotary::Rotary;
 
 /// How weights are held and products are made.
@@ -56,18 +66,24 @@ pub struct CandleDecoder {
     config: ModelConfig,
     device: Device,
     dtype: DType,
+    /// What weights are rounded to.
+    rounding: DType,
     embedding: Tensor, // (vocab, hidden)
     /// Rounded as the embedding is.
     embedding_scale: Option<f64>,
     layers: Vec<Layer>,
+    residence: Residence,
     norm: Tensor, // (hidden)
     head: Tensor, // (vocab, hidden)
     rotary: Rotary,
     weight_bytes: usize,
     /// Modules of the adapter's pairs, in its order.
     adapted: Vec<String>,
+    /// Tensors that are trained whole, in the adapter's order.
+    whole: Vec<(String, Var)>,
 }
 
+#[derive(Clone)]
 struct Layer {
     input_norm: Tensor, // (hidden)
     attention: Attention,
@@ -98,13 +114,38 @@ impl CandleDecoder {
         Ok(routes)
     }
 
+    /// How many of the first layers stay in the memory that tokens are in; the others are copied there for each visit.
+    pub fn resident_layers(&self) -> usize {
+        match &self.residence {
+            Residence::Machine => self.layers.len(),
+            Residence::Device { split, .. } => split.resident,
+        }
+    }
+
+    /// Bytes of weights in the memory that tokens are in.
+    fn bytes_beside_tokens(&self) -> usize {
+        match &self.residence {
+            Residence::Machine => self.weight_bytes,
+            Residence::Device { split, .. } => split.there as usize,
+        }
+    }
+
     fn pass<'a>(&self, packed: &'a Packed, mode: Mode<'a>) -> Result<Pass<'a>> {
         let angles = self.rotary.angles(packed, self.dtype, &self.device)?;
         Ok(Pass { packed, angles, mode })
     }
 
-    fn run_layer(&self, index: usize, hidden: &Tensor, pass: &Pass, recall: Option<Recall>) -> Result<LayerOutput> {
+    /// The layer in the memory of the device; one that waits elsewhere is copied there, and is gone again with the copy.
+    fn visited(&self, index: usize) -> Result<Cow<'_, Layer>> {
         let layer = &self.layers[index];
+        match self.residence.tables_of_waiting(index) {
+            Some(tables) => Ok(Cow::Owned(layer.moved(tables)?)),
+            None => Ok(Cow::Borrowed(layer)),
+        }
+    }
+
+    fn run_layer(&self, index: usize, hidden: &Tensor, pass: &Pass, recall: Option<Recall>) -> Result<LayerOutput> {
+        let layer = &*self.visited(index)?;
         let angles = self.rotary.of(&pass.angles, index);
         let place = Place { config: &self.config, angles, window: self.config.window(index) };
         let norm = |x: &Tensor, weight: &Tensor| ops::rms_norm(x, weight, self.config.rms_norm_eps);
@@ -143,6 +184,28 @@ impl Layer {
             }
         }
         linears
+    }
+
+    /// The same in the memory of the device that `tables` are on, LoRA pairs shared.
+    fn moved(&self, tables: &Tables) -> Result<Layer> {
+        let mut layer = self.clone();
+        for norm in layer.norms_mut() {
+            *norm = norm.to_device(tables.device())?;
+        }
+        for linear in layer.linears_mut() {
+            linear.weight = linear.weight.moved(tables)?;
+            if let Some(bias) = &mut linear.bias {
+                *bias = bias.to_device(tables.device())?;
+            }
+        }
+        Ok(layer)
+    }
+
+    fn norms_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let heads = self.attention.head_norms.as_mut().map(|norms| [&mut norms.q, &mut norms.k]);
+        let outputs = [&mut self.attention_output_norm, &mut self.feed_forward_output_norm];
+        let plain = [&mut self.input_norm, &mut self.feed_forward_norm];
+        plain.into_iter().chain(outputs.into_iter().flatten()).chain(heads.into_iter().flatten())
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {

@@ -2,14 +2,19 @@
 //! causal softmax.
 
 use anyhow::Result;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Device, Layout, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::graft::graft;
 use crate::model::config::Activation;
 
-/// `weight * x / sqrt(mean(x^2) + eps)` over the last dimension; the gradient is by `x` only (norm weights are frozen).
+/// `weight * x / sqrt(mean(x^2) + eps)` over the last dimension; the gradient is by `x`, and by `weight` where that is
+/// trained.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if weight.track_op() {
+        // The same bits: the kernel multiplies by the weight last.
+        return Ok(rms_norm(x, &weight.detach().ones_like()?, eps)?.broadcast_mul(weight)?);
+    }
     let input = x.detach();
     let value = match input.device().is_cpu() && input.dtype() == DType::F32 {
         true => input.contiguous()?.apply_op2_no_bwd(weight, &RmsNorm { eps })?,
@@ -17,6 +22,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     };
     let weight = weight.clone();
     graft(x, value, move |_, gradient| rms_norm_backward(&input, &weight, eps, gradient))
+}
+
+/// In f32: squares of half-precision numbers of some hundreds overflow.
+fn wide(x: &Tensor) -> candle_core::Result<Tensor> {
+    x.to_dtype(DType::F32)
 }
 
 /// The norm with its sum in f64: candle adds the squares one by one in f32, and 61 norms later that shows in the fourth
@@ -61,10 +71,12 @@ fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Resu
 
 /// With r = 1/sqrt(mean(x^2)+eps) and h = weight * g: dx = r*h - x * r^3 * mean(h*x).
 fn rms_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, gradient: &Tensor) -> candle_core::Result<Tensor> {
+    let dtype = x.dtype();
+    let (x, weight, gradient) = (&wide(x)?, &wide(weight)?, &wide(gradient)?);
     let inverse = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.powf(-0.5)?; // (rows, 1)
     let scaled = gradient.broadcast_mul(weight)?;
     let projection = ((&scaled * x)?.mean_keepdim(D::Minus1)? * inverse.powf(3.0)?)?;
-    scaled.broadcast_mul(&inverse)? - x.broadcast_mul(&projection)?
+    (scaled.broadcast_mul(&inverse)? - x.broadcast_mul(&projection)?)?.to_dtype(dtype)
 }
 
 /// Rotary embedding of each token's heads by its position (half-split pairs, as the hub's checkpoints are trained).
@@ -118,6 +130,20 @@ impl Visible {
         let end = self.first + row % self.queries;
         self.window.map_or(0, |window| end.saturating_sub(window))..end
     }
+
+    /// 0 for the keys that a query sees, and for others what leaves nothing of them in a softmax: (1, 1, queries, keys).
+    /// Made where it is used, from the keys' and the queries' numbers.
+    fn mask(&self, keys: usize, device: &Device) -> candle_core::Result<Tensor> {
+        let numbers = |first: usize, count: usize| Tensor::arange(first as f32, (first + count) as f32, device);
+        let key = numbers(0, keys)?.reshape((1, keys))?;
+        let end = numbers(self.first, self.queries)?.reshape((self.queries, 1))?;
+        let seen = key.broadcast_lt(&end)?.to_dtype(DType::F32)?;
+        let seen = match self.window {
+            None => seen,
+            Some(window) => (seen * key.broadcast_ge(&(end - window as f64)?)?.to_dtype(DType::F32)?)?,
+        };
+        ((seen - 1.0)? * 1e30)?.reshape((1, 1, self.queries, keys))
+    }
 }
 
 /// `softmax(scale * scores)` over the visible keys, 0 elsewhere. `scores`: (kv_heads, group * queries, keys).
@@ -128,22 +154,20 @@ pub fn causal_softmax(scores: &Tensor, scale: f64, visible: Visible) -> Result<T
         false => masked_softmax(&input, scale, visible)?,
     };
     graft(scores, value, move |output, gradient| {
+        let dtype = output.dtype();
+        let (output, gradient) = (&wide(output)?, &wide(gradient)?);
         let mean = (output * gradient)?.sum_keepdim(D::Minus1)?;
-        (gradient.broadcast_sub(&mean)? * output)? * scale
+        ((gradient.broadcast_sub(&mean)? * output)? * scale)?.to_dtype(dtype)
     })
 }
 
-/// The same from candle's own operations, for devices other than the CPU.
+/// The same from candle's own operations, in f32 whatever the scores' type: for cards and for half precision.
 fn masked_softmax(scores: &Tensor, scale: f64, visible: Visible) -> Result<Tensor> {
-    let (_, rows, keys) = scores.dims3()?;
-    let mask: Vec<f32> = (0..rows)
-        .flat_map(|row| {
-            let seen = visible.keys(row);
-            (0..keys).map(move |key| if seen.contains(&key) { 0.0 } else { f32::NEG_INFINITY })
-        })
-        .collect();
-    let mask = Tensor::from_vec(mask, (1, rows, keys), scores.device())?.to_dtype(scores.dtype())?;
-    Ok(candle_nn::ops::softmax_last_dim(&(scores * scale)?.broadcast_add(&mask)?)?)
+    let (kv_heads, rows, keys) = scores.dims3()?;
+    let by_query = (kv_heads, rows / visible.queries, visible.queries, keys);
+    let scaled = (wide(scores)? * scale)?.reshape(by_query)?.broadcast_add(&visible.mask(keys, scores.device())?)?;
+    let weights = candle_nn::ops::softmax_last_dim(&scaled.contiguous()?)?;
+    Ok(weights.reshape((kv_heads, rows, keys))?.to_dtype(scores.dtype())?)
 }
 
 struct CausalSoftmax {
@@ -181,7 +205,7 @@ fn softmax_row(scores: &[f32], scale: f32, output: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::Var;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::layer::Pairs;
 use super::{CpuDecoder, Hidden, Past};
@@ -42,6 +42,10 @@ impl<E: Element> Decoder for CpuDecoder<E> {
     }
 
     fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
+        ensure!(
+            adapter.whole.is_empty(),
+            "the kernels' home trains LoRA pairs alone: train weights themselves with --decoder candle"
+        );
         let mut pairs: HashMap<&str, (usize, &LoraPair)> =
             adapter.pairs.iter().enumerate().map(|(index, pair)| (pair.module.as_str(), (index, pair))).collect();
         if pairs.len() < adapter.pairs.len() {

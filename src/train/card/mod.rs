@@ -1,4 +1,4 @@
-//! The model card: `README.md` beside an adapter, with `loss.svg`, written when a run has ended.
+//! The model card: `README.md` beside an adapter or a model, with `loss.svg`, written when a run has ended.
 //!
 //! It states what was done (the whole recipe, the data's counts and the share of tokens that was learnt, the losses) and
 //! what is known of the result: scores are put in later by whoever has them ([`with_scores`]). [`readme`] is a function of
@@ -24,7 +24,7 @@ pub const FILE: &str = "README.md";
 pub const CURVE_FILE: &str = "loss.svg";
 
 const SCORES: [&str; 2] = ["<!-- scores by fireval -->", "<!-- end of scores -->"];
-const NO_SCORES: &str = "None yet: `fireval compare` has not been run on this adapter.";
+const NO_SCORES: &str = "None yet: `fireval compare` has not been run on this.";
 
 /// What a card tells.
 pub struct Facts<'a> {
@@ -104,17 +104,26 @@ pub fn readme(facts: &Facts) -> String {
 
 fn front_matter(facts: &Facts) -> String {
     let base = facts.repository.map_or(String::new(), |repository| format!("base_model: {repository}\n"));
-    format!("---\n{base}library_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- fireval\n---\n")
+    let (library, tag) = if facts.summary.is_whole { ("transformers", "") } else { ("peft", "- lora\n") };
+    format!("---\n{base}library_name: {library}\npipeline_tag: text-generation\ntags:\n{tag}- fireval\n---\n")
 }
 
 fn introduction(facts: &Facts) -> String {
     let TrainSummary { trained_parameters, steps, tokens, seconds, .. } = facts.summary;
-    let speed = *tokens as f64 / seconds.max(1e-9);
+    let (speed, base) = (*tokens as f64 / seconds.max(1e-9), escaped(&facts.recipe.model));
+    let (what, opens) = match facts.summary.is_whole {
+        true => (
+            format!("`{base}` with {trained_parameters} of its parameters"),
+            "The folder stands alone: transformers opens it, and so does `path = \"folder\"` of a model in `fireval.toml`.",
+        ),
+        false => (
+            format!("A LoRA adapter for `{base}`: {trained_parameters} parameters,"),
+            "It is in PEFT's format: `PeftModel.from_pretrained(base, folder)` opens it, and so does `adapter = \"folder\"` of \
+             a model in `fireval.toml`.",
+        ),
+    };
     format!(
-        "A LoRA adapter for `{}`: {trained_parameters} parameters, trained in {steps} steps on {tokens} tokens ({seconds:.0} s, \
-         {speed:.0} tokens a second).\n\nIt is in PEFT's format: `PeftModel.from_pretrained(base, folder)` opens it, and so does \
-         `adapter = \"folder\"` of a model in `fireval.toml`.",
-        escaped(&facts.recipe.model)
+        "{what} trained in {steps} steps on {tokens} tokens ({seconds:.0} s, {speed:.0} tokens a second).\n\n{opens}"
     )
 }
 

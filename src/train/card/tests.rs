@@ -37,6 +37,7 @@ fn post() -> Recipe {
 
 fn summary() -> TrainSummary {
     TrainSummary {
+        is_whole: false,
         adapter: PathBuf::from("finetune/adapters/some"),
         trained_parameters: 242_225_152,
         steps: 25,

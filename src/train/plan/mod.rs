@@ -1,6 +1,7 @@
 //! What a recipe takes, counted from the model's config alone: parameters, steps, tokens, memory ([`memory`]).
 
 mod card;
+mod full;
 mod memory;
 
 use std::fmt;
@@ -9,12 +10,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::initial::linears;
-use super::recipe::Recipe;
+use super::recipe::{Method, Recipe};
 use crate::memory::Memory;
 use crate::model::adapter::target::Target;
 use crate::model::config::ModelConfig;
-use crate::model::names;
+use crate::model::names::{self, Linear};
 use crate::weights::Checkpoint;
+use full::FullNeeds;
 use memory::Needs;
 
 /// Configs that are built in, for plans without the model at hand.
@@ -28,14 +30,16 @@ pub struct Plan {
     pub model: String,
     /// All weights of the base model.
     pub parameters: u64,
-    /// Trained parameters by kind of linear, in the order of a layer.
-    pub trained: Vec<(Target, u64)>,
+    /// Trained parameters by kind of linear or tensor, in the order of a layer.
+    pub trained: Vec<(&'static str, u64)>,
     /// `None` where the recipe counts in epochs.
     pub steps: Option<usize>,
     pub dialogues_per_step: usize,
     /// No dialogue is longer.
     pub max_tokens: usize,
     pub needs: Needs,
+    /// Where weights themselves are trained, in place of `needs`.
+    pub full: Option<FullNeeds>,
     /// What a run may take here.
     pub memory: Memory,
 }
@@ -46,20 +50,18 @@ impl Plan {
     }
 
     pub fn trained_without_router(&self) -> u64 {
-        self.trained.iter().filter(|(target, _)| *target != Target::Router).map(|(_, count)| count).sum()
+        self.trained.iter().filter(|(kind, _)| *kind != Target::Router.name()).map(|(_, count)| count).sum()
     }
 }
 
 /// Counts with the recipe's `config`, else with that of the checkpoint at `model`. Loads no weight.
 pub fn plan(recipe: &Recipe, model: Option<&Path>, memory: Memory) -> Result<Plan> {
     let (place, config) = config(recipe, model)?;
-    let chosen = linears(&config, &recipe.lora)?;
-    let mut trained: Vec<(Target, u64)> = Vec::new();
-    for (target, linear) in &chosen {
-        let count = (recipe.lora.rank(*target) * (linear.inputs + linear.outputs)) as u64;
-        match trained.iter_mut().find(|(found, _)| found == target) {
+    let mut trained: Vec<(&'static str, u64)> = Vec::new();
+    for (kind, count) in counts(recipe, &config)? {
+        match trained.iter_mut().find(|(found, _)| *found == kind) {
             Some((_, sum)) => *sum += count,
-            None => trained.push((*target, count)),
+            None => trained.push((kind, count)),
         }
     }
     let trained_parameters = trained.iter().map(|(_, count)| count).sum();
@@ -67,12 +69,41 @@ pub fn plan(recipe: &Recipe, model: Option<&Path>, memory: Memory) -> Result<Pla
         model: place,
         parameters: names::parameters(&config).all,
         needs: Needs::of(recipe, &config, trained_parameters),
+        full: match recipe.method() {
+            Method::Lora(_) => None,
+            Method::Full(_) => Some(FullNeeds::of(recipe, &config, trained_parameters)),
+        },
         memory,
         trained,
         steps: recipe.stated_steps(),
         dialogues_per_step: recipe.dialogues_per_step(),
         max_tokens: recipe.max_tokens,
     })
+}
+
+/// The kind and the trained numbers of everything that is trained.
+fn counts(recipe: &Recipe, config: &ModelConfig) -> Result<Vec<(&'static str, u64)>> {
+    Ok(match recipe.method() {
+        Method::Lora(lora) => {
+            let numbers = |target, linear: &Linear| (lora.rank(target) * (linear.inputs + linear.outputs)) as u64;
+            linears(config, lora)?.iter().map(|(target, linear)| (target.name(), numbers(*target, linear))).collect()
+        }
+        Method::Full(full) => {
+            let tensors = full.tensors(config)?.into_iter();
+            tensors.map(|(name, shape)| (kind(&name), shape.iter().product::<usize>() as u64)).collect()
+        }
+    })
+}
+
+/// What a tensor is called in the table.
+fn kind(tensor: &str) -> &'static str {
+    let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
+    match tensor {
+        names::EMBEDDING => "embedding",
+        names::HEAD => "head",
+        _ if tensor.ends_with(".bias") => "biases",
+        _ => Target::of(module).map_or("norms", Target::name),
+    }
 }
 
 fn config(recipe: &Recipe, model: Option<&Path>) -> Result<(String, ModelConfig)> {
@@ -98,11 +129,13 @@ fn config(recipe: &Recipe, model: Option<&Path>) -> Result<(String, ModelConfig)
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "model               {} ({} parameters)", self.model, grouped(self.parameters))?;
-        for (target, count) in &self.trained {
-            writeln!(f, "  {:<10}{:>20}", target.name(), grouped(*count))?;
+        for (kind, count) in &self.trained {
+            writeln!(f, "  {kind:<10}{:>20}", grouped(*count))?;
         }
         writeln!(f, "trained parameters  {:>12}", grouped(self.trained_parameters()))?;
-        writeln!(f, "without the router  {:>12}", grouped(self.trained_without_router()))?;
+        if self.full.is_none() {
+            writeln!(f, "without the router  {:>12}", grouped(self.trained_without_router()))?;
+        }
         let per_step = self.dialogues_per_step;
         match self.steps {
             Some(steps) => {
@@ -114,8 +147,16 @@ impl fmt::Display for Plan {
             }
             None => writeln!(f, "steps               by epochs, {per_step} dialogues a step")?,
         }
-        write!(f, "\n{}", self.needs)?;
-        self.needs.show_within(self.memory, f)
+        match &self.full {
+            Some(full) => {
+                write!(f, "\n{full}")?;
+                full.show_within(self.memory, f)
+            }
+            None => {
+                write!(f, "\n{}", self.needs)?;
+                self.needs.show_within(self.memory, f)
+            }
+        }
     }
 }
 
@@ -135,6 +176,8 @@ fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     fn post() -> Plan {
@@ -216,6 +259,25 @@ mod tests {
         assert!(with("config = \"mixtral-8x7b-v0.1\"", "").contains("give the recipe a `config`"));
         let error = with("\"gate\"", "\"gate_proj\"");
         assert!(error.contains("`gate_proj`") && error.contains("w3"), "{error}");
+    }
+
+    #[test]
+    fn weights_that_are_trained_are_counted_with_their_moments() {
+        let text = include_str!("../../../finetune/mixtral-8x7b-v100.toml").replace("\"nf4\"", "\"none\"");
+        let (before, after) = (text.find("[lora]").unwrap(), text.find("[optimizer]").unwrap());
+        let text = format!("{}[full]\n{}", &text[..before], &text[after..]);
+        let plan = plan(&Recipe::parse(&text, "some.toml").unwrap(), None, Memory(1 << 30)).unwrap();
+        assert_eq!((plan.trained_parameters(), plan.parameters), (46_702_792_704, 46_702_792_704));
+        let counts: HashMap<&str, u64> = plan.trained.iter().copied().collect();
+        // Two norms a layer and the last; a router of 8 experts a layer.
+        assert_eq!((counts["norms"], counts["gate"]), (65 * 4096, 32 * 8 * 4096));
+        assert_eq!((counts["embedding"], counts["head"]), (32_000 * 4096, 32_000 * 4096));
+        let full = plan.full.as_ref().unwrap();
+        let [here, card] = full.in_all();
+        // f32 twice (the decoder's and the run's), a gradient, two moments; on a card f16 and a gradient.
+        assert!(here > 20 * plan.parameters && card > 10 * plan.parameters && card < 12 * plan.parameters);
+        let shown = plan.to_string();
+        assert!(shown.contains("not enough, a step takes") && shown.contains("embedding"), "{shown}");
     }
 
     #[test]

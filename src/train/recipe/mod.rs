@@ -4,6 +4,7 @@
 //! runs in.
 
 mod data;
+mod full;
 mod lora;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::settings;
 use crate::weights::writer;
 
 pub use data::{Data, WeightedFile};
+pub use full::Full;
 pub use lora::{Layers, Lora};
 
 /// A checked recipe.
@@ -58,12 +60,24 @@ pub struct Recipe {
     /// Write the resumable state every so many steps (it is always written at the end).
     #[serde(default)]
     pub checkpoint_every: Option<usize>,
-    pub lora: Lora,
+    /// LoRA pairs are trained; or `full`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lora: Option<Lora>,
+    /// The weights themselves are; or `lora`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    full: Option<Full>,
     pub optimizer: adamw::Settings,
     pub schedule: Schedule,
     pub batch: Batch,
     #[serde(default)]
     pub held_out: Option<HeldOut>,
+}
+
+/// What a recipe trains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Method<'a> {
+    Lora(&'a Lora),
+    Full(&'a Full),
 }
 
 /// `[batch]`: a step learns from `dialogues * accumulation`.
@@ -161,6 +175,23 @@ impl Recipe {
         }
     }
 
+    /// What is trained.
+    pub fn method(&self) -> Method<'_> {
+        match (&self.lora, &self.full) {
+            (Some(lora), _) => Method::Lora(lora),
+            (None, Some(full)) => Method::Full(full),
+            (None, None) => unreachable!("a recipe that was checked has one of both"),
+        }
+    }
+
+    /// Probability of dropping an input of a LoRA pair.
+    pub fn dropout(&self) -> f64 {
+        match self.method() {
+            Method::Lora(lora) => lora.dropout,
+            Method::Full(_) => 0.0,
+        }
+    }
+
     /// The number of steps where the recipe states it.
     pub fn stated_steps(&self) -> Option<usize> {
         self.steps
@@ -188,7 +219,7 @@ impl Recipe {
         within("checkpoint_every", self.checkpoint_every.unwrap_or(1), 1, MANY)?;
         within("router_aux_loss_coef", self.router_aux_loss_coef, 0.0, 1e3)?;
         within("neftune_alpha", self.neftune_alpha.unwrap_or(1.0), f64::MIN_POSITIVE, 1e4)?;
-        self.lora.check()?;
+        self.check_method()?;
         check_optimizer(&self.optimizer)?;
         if let Some(held_out) = self.held_out {
             within("[held_out] every", held_out.every.unwrap_or(1), 1, MANY)?;
@@ -204,6 +235,28 @@ impl Recipe {
             ensure!(!looks || held_out.every.is_some(), "`patience` and `keep_best` of `[held_out]` need its `every`");
         }
         Ok(())
+    }
+}
+
+impl Recipe {
+    fn check_method(&self) -> Result<()> {
+        match (&self.lora, &self.full) {
+            (Some(lora), None) => lora.check(),
+            (None, Some(full)) => {
+                ensure!(
+                    self.quantization == Quantization::None,
+                    "`[full]` trains the weights themselves, which 4 bits do not hold: `quantization = \"none\"`, or `[lora]` \
+                     in place of `[full]`"
+                );
+                ensure!(
+                    self.optimizer.lora_plus_ratio == 1.0,
+                    "`[optimizer] lora_plus_ratio` is for `[lora]`: `[full]` has no pairs"
+                );
+                full.check()
+            }
+            (Some(_), Some(_)) => bail!("`[lora]` and `[full]` are both given; one of them is trained"),
+            (None, None) => bail!("neither `[lora]` nor `[full]` is given: what is to be trained?"),
+        }
     }
 }
 

@@ -26,13 +26,18 @@ fn changed(from: &str, to: &str) -> Result<Recipe> {
     Recipe::parse(&POST.replacen(from, to, 1), "some.toml")
 }
 
+fn lora(recipe: &Recipe) -> &Lora {
+    recipe.lora.as_ref().unwrap()
+}
+
 #[test]
 fn the_recipe_of_the_post_is_what_firefly_did() {
     let recipe = Recipe::parse(POST, "some.toml").unwrap();
     assert_eq!(recipe.stated_steps(), Some(3000));
     assert_eq!(recipe.dialogues_per_step(), 16);
-    assert_eq!((recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout), (16, 16.0, 0.05));
-    assert_eq!(recipe.lora.targets.len(), 8);
+    let lora = lora(&recipe);
+    assert_eq!((lora.rank, lora.alpha, lora.dropout), (16, 16.0, 0.05));
+    assert_eq!(lora.targets.len(), 8);
     assert_eq!((recipe.format, recipe.max_tokens, recipe.seed), (Format::FireflyMistral, 1024, 42));
     assert_eq!((recipe.quantization, recipe.dtype), (Quantization::Nf4, Dtype::F16));
     let optimizer = &recipe.optimizer;
@@ -55,11 +60,12 @@ fn the_posts_other_cases_open() {
     let post = Recipe::parse(POST, "some.toml").unwrap();
     for (name, text, parameters) in OTHERS {
         let recipe = Recipe::parse(text, name).unwrap();
-        let linears = initial::linears(&config, &recipe.lora).unwrap();
-        let count = |(target, linear): &(Target, Linear)| recipe.lora.rank(*target) * (linear.inputs + linear.outputs);
+        let lora = lora(&recipe);
+        let linears = initial::linears(&config, lora).unwrap();
+        let count = |(target, linear): &(Target, Linear)| lora.rank(*target) * (linear.inputs + linear.outputs);
         assert_eq!(linears.iter().map(count).sum::<usize>(), parameters, "{name}");
         assert_eq!(recipe.output, Path::new("finetune/adapters").join(format!("mixtral-8x7b-{name}")));
-        assert!(recipe.lora.targets.iter().all(|&target| recipe.lora.scale(target) == 1.0), "{name}");
+        assert!(lora.targets.iter().all(|&target| lora.scale(target) == 1.0), "{name}");
         assert_eq!(Recipe { lora: post.lora.clone(), output: post.output.clone(), ..recipe }, post, "{name}");
     }
 }
@@ -68,7 +74,7 @@ fn the_posts_other_cases_open() {
 fn choices_of_lora_are_read_and_checked() {
     let more =
         "dropout = 0.05\nranks = { q_proj = 8, w1 = 4, w3 = 4 }\nalphas = { w1 = 2, w3 = 2 }\nlayers = \"0-3, 8\"";
-    let lora = changed("dropout = 0.05", more).unwrap().lora;
+    let lora = changed("dropout = 0.05", more).unwrap().lora.unwrap();
     assert_eq!((lora.rank(Target::Query), lora.rank(Target::Key), lora.rank(Target::W1)), (8, 16, 4));
     assert_eq!((lora.scale(Target::Query), lora.scale(Target::W3)), (2.0, 0.5));
     assert!(lora.has_layer(8) && !lora.has_layer(4));
@@ -76,10 +82,10 @@ fn choices_of_lora_are_read_and_checked() {
     lora.check_joined().unwrap();
     let error = lora.check_layers(8).unwrap_err().to_string();
     assert!(error.contains("names layer 8"), "{error}");
-    let uneven = changed("dropout = 0.05", "dropout = 0.05\nranks = { w1 = 4 }").unwrap().lora;
+    let uneven = changed("dropout = 0.05", "dropout = 0.05\nranks = { w1 = 4 }").unwrap().lora.unwrap();
     let error = uneven.check_joined().unwrap_err().to_string();
     assert!(error.contains("w1 and w3 are one tensor"), "{error}");
-    let alone = changed(", \"w3\"", "").unwrap().lora;
+    let alone = changed(", \"w3\"", "").unwrap().lora.unwrap();
     assert!(alone.check_joined().is_err());
 }
 
@@ -190,4 +196,40 @@ fn the_digest_is_that_of_what_decides_the_numbers() {
     assert_eq!(post, digest(Recipe::parse(&format!("# a word\n{POST}"), "other.toml")));
     assert_ne!(post, digest(changed("seed = 42", "seed = 43")));
     assert_ne!(post, digest(changed("warmup_steps = 600", "warmup_steps = 100")));
+}
+
+#[test]
+fn a_recipe_trains_pairs_or_the_weights_themselves() {
+    let pairs = &POST[POST.find("[lora]").unwrap()..POST.find("[optimizer]").unwrap()];
+    let with = |method: &str, quantization: &str| {
+        let text = POST.replacen(pairs, method, 1);
+        Recipe::parse(&text.replacen("quantization = \"nf4\"", quantization, 1), "some.toml")
+    };
+    let error = |method: &str| format!("{:#}", with(method, "quantization = \"none\"").unwrap_err());
+    let recipe = with("[full]\n", "quantization = \"none\"").unwrap();
+    assert_eq!((recipe.method(), recipe.dropout()), (Method::Full(&Full { tensors: None }), 0.0));
+    assert_ne!(recipe.digest(), Recipe::parse(POST, "some.toml").unwrap().digest());
+    let four_bits = format!("{:#}", with("[full]\n", "quantization = \"nf4\"").unwrap_err());
+    assert!(four_bits.contains("`quantization = \"none\"`"), "{four_bits}");
+    assert!(error("").contains("neither `[lora]` nor `[full]`"));
+    assert!(error(&format!("{pairs}\n[full]\n")).contains("both given"));
+    assert!(error("[full]\ntensors = []\n").contains("`[full] tensors` is empty"));
+    assert!(error("[full]\ntensor = []\n").contains("did you mean `tensors`?"));
+}
+
+#[test]
+fn tensors_are_chosen_by_name() {
+    let json = include_str!("../../../finetune/configs/mixtral-8x7b-v0.1.json");
+    let config = ModelConfig::from_json(&serde_json::from_str(json).unwrap(), "config.json").unwrap();
+    let chosen = |tensors: &[&str]| {
+        let tensors = Some(tensors.iter().map(|&name| name.to_owned()).collect());
+        Full { tensors }.tensors(&config)
+    };
+    assert_eq!(Full::default().tensors(&config).unwrap(), crate::model::names::tensors(&config));
+    let found = chosen(&["model.layers.31.*_proj.weight", "lm_head.weight"]).unwrap();
+    let names: Vec<&str> = found.iter().map(|(name, _)| name.rsplit('.').nth(1).unwrap()).collect();
+    assert_eq!(names, ["q_proj", "k_proj", "v_proj", "o_proj", "lm_head"]);
+    assert_eq!(found[1].1, [1024, 4096]);
+    let error = chosen(&["model.layers.32.*"]).unwrap_err().to_string();
+    assert!(error.contains("`model.layers.32.*`") && error.contains("model.embed_tokens.weight"), "{error}");
 }

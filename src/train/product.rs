@@ -1,0 +1,101 @@
+//! What a run leaves in its folder: an adapter as PEFT writes it, or a checkpoint that stands alone.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::recipe::{Method, Recipe};
+use crate::disk;
+use crate::model::adapter::{Adapter, Whole, peft};
+use crate::model::config::ModelConfig;
+use crate::model::files::{not_quantized, refuse_fused, state_dtype, write_beside};
+use crate::model::home::Home;
+use crate::model::names;
+use crate::tokenizer::Tokenizer;
+use crate::weights::writer::{Planned, SHARD_BYTES, Writer};
+use crate::weights::{Checkpoint, Format};
+
+/// Of a checkpoint: the file whose presence says that it is whole.
+const CHECKPOINT_FILES: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
+
+/// What `recipe` makes of the checkpoint at `model`.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    pub recipe: &'a Recipe,
+    pub model: &'a Path,
+}
+
+impl Product<'_> {
+    /// An error for what cannot be trained so: before anything is loaded.
+    pub fn check(&self, checkpoint: &Checkpoint, config: &ModelConfig, home: Home) -> Result<()> {
+        if let Method::Full(_) = self.recipe.method() {
+            ensure!(
+                home != Home::Cpu,
+                "`[full]` is trained on candle's tensors: add --decoder candle (the kernels' home trains `[lora]` alone)"
+            );
+            ensure!(
+                !checkpoint.holds(Format::Nf4),
+                "{}: the model is stored in 4 bits, which `[full]` cannot train: name the model it was made from",
+                self.model.display()
+            );
+            refuse_fused(config, self.model)?;
+        }
+        Ok(())
+    }
+
+    /// An error if an earlier run's is in `folder`.
+    pub fn refuse_earlier(&self, folder: &Path) -> Result<()> {
+        let files = match self.recipe.method() {
+            Method::Lora(_) => &[peft::WEIGHTS_FILE][..],
+            Method::Full(_) => &CHECKPOINT_FILES,
+        };
+        let left = files.iter().map(|file| folder.join(file)).find(|file| file.exists());
+        let shown = left.as_deref().unwrap_or(folder).display();
+        ensure!(left.is_none(), "{shown} is there, but not the state of its run: choose another `output`");
+        Ok(())
+    }
+
+    pub fn write(&self, folder: &Path, trained: &Adapter) -> Result<()> {
+        match self.recipe.method() {
+            Method::Lora(lora) => peft::write(folder, trained, &lora.peft_settings(&self.recipe.model)),
+            Method::Full(_) => self.write_checkpoint(folder, &trained.whole),
+        }
+    }
+
+    /// The checkpoint with `whole` in place of what it had, all of it in the type that it was trained in.
+    fn write_checkpoint(&self, folder: &Path, whole: &[Whole]) -> Result<()> {
+        let checkpoint = Checkpoint::open(self.model)?;
+        let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+        let trained: HashMap<&str, &Whole> = whole.iter().map(|whole| (whole.tensor.as_str(), whole)).collect();
+        let dtype = self.recipe.dtype.of_weights();
+        let planned = |(name, shape)| Planned { name, dtype, shape, nf4: false };
+        let plan: Vec<Planned> = names::tensors(&config).into_iter().map(planned).collect();
+        disk::make_folder(folder)?;
+        let mut writer = Writer::create(folder, plan.clone(), SHARD_BYTES)?;
+        for Planned { name, shape, .. } in &plan {
+            match trained.get(name.as_str()) {
+                Some(whole) => writer.write(name, &whole.values.values)?,
+                None => writer.write(name, &checkpoint.tensor(name, shape)?.to_f32()?)?,
+            }
+        }
+        let mut json = checkpoint.config_json().clone();
+        not_quantized(&mut json);
+        state_dtype(&mut json, dtype);
+        write_beside(folder, &json, &Tokenizer::open(self.model)?)?;
+        writer.finish()?;
+        Ok(())
+    }
+
+    /// Writes what is in `best` into `folder`, the file that says it is whole last.
+    pub fn take_best(&self, best: &Path, folder: &Path) -> Result<()> {
+        let listed = std::fs::read_dir(best).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+        let mut files: Vec<_> = listed.with_context(|| format!("cannot read {}", best.display()))?;
+        files.sort_by_key(|file| CHECKPOINT_FILES.iter().any(|last| file.ends_with(last)));
+        for file in files {
+            let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            disk::replace(&folder.join(file.file_name().unwrap_or_default()), &bytes)?;
+        }
+        Ok(())
+    }
+}
