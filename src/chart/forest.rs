@@ -1,10 +1,9 @@
 //! A forest plot: an interval a line, beside a line at no difference.
 
 use anyhow::Result;
-use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{Ink, broken, fitted, letters, number, svg, ticks, width_of};
+use super::{Ink, Pen, fitted, number, svg, ticks, width_of};
 
 /// Intervals under one name.
 pub struct Group {
@@ -27,6 +26,8 @@ pub struct Mark {
 /// Pixels between lines of a group, and more between groups.
 const LINE: i32 = 20;
 const BETWEEN: i32 = 10;
+/// Pixels that stay free at the left and the right.
+const EDGE: i32 = 8;
 /// Of the numbers below.
 const FOOT: i32 = 44;
 /// From this width on there is room for words at the right.
@@ -41,48 +42,54 @@ pub fn forest(groups: &[Group], axis: &str, title: &str, width: u32) -> Result<S
     let left = longest(groups.iter().map(|group| width_of(&group.name)).collect()).min(0.3 * f64::from(width)) + 16.0;
     let words = longest(marks().map(|mark| width_of(&mark.text)).collect());
     let right = if width >= ROOMY { words + 18.0 } else { 10.0 };
-    let lines: i32 = groups.iter().map(|group| LINE * group.marks.len() as i32 + BETWEEN).sum();
-    let bottom = lines + BETWEEN;
     let scale = Scale::of(marks(), left, f64::from(width) - right);
-    svg((width, (bottom + FOOT) as u32), title, |paper| {
-        let line = |points: Vec<(i32, i32)>, ink: Ink, wide: u32| {
-            paper.draw(&PathElement::new(points, ink.colour().stroke_width(wide))).map_err(broken)
-        };
-        for tick in ticks(scale.low, scale.high, ((scale.right - scale.left) / TICK).max(1.0)) {
-            let x = scale.x(tick);
-            line(vec![(x, 6), (x, bottom)], if tick == 0.0 { Ink::Axis } else { Ink::Grid }, 1)?;
-            let label = Text::new(number(tick), (x, bottom + 13), letters(Ink::Faint, HPos::Center));
-            paper.draw(&label).map_err(broken)?;
-        }
-        let middle = ((scale.left + scale.right) / 2.0) as i32;
-        paper.draw(&Text::new(axis, (middle, bottom + 32), letters(Ink::Faint, HPos::Center))).map_err(broken)?;
+    let bottom = BETWEEN + groups.iter().map(Group::height).sum::<i32>();
+    svg((width, (bottom + FOOT) as u32), title, |pen| {
+        draw_axis(pen, &scale, bottom, axis)?;
         let mut y = BETWEEN;
         for group in groups {
-            if group.is_sum {
-                line(vec![(8, y - BETWEEN / 2), (width as i32 - 8, y - BETWEEN / 2)], Ink::Axis, 1)?;
-            }
-            let middle = y + LINE * group.marks.len() as i32 / 2;
-            let name = fitted(&group.name, left - 16.0);
-            paper.draw(&Text::new(name, (8, middle), letters(Ink::Text, HPos::Left))).map_err(broken)?;
-            for mark in &group.marks {
-                let middle = y + LINE / 2;
-                if let Some((low, high)) = mark.ends {
-                    line(vec![(scale.x(low), middle), (scale.x(high), middle)], mark.ink, 2)?;
-                }
-                let size = if group.is_sum { 6 } else { 4 };
-                let dot = Circle::new((scale.x(mark.value), middle), size, mark.ink.colour().filled());
-                paper.draw(&dot).map_err(broken)?;
-                if width >= ROOMY {
-                    let words =
-                        Text::new(mark.text.as_str(), (width as i32 - 8, middle), letters(mark.ink, HPos::Right));
-                    paper.draw(&words).map_err(broken)?;
-                }
-                y += LINE;
-            }
-            y += BETWEEN;
+            draw_group(pen, group, &scale, y, width)?;
+            y += group.height();
         }
         Ok(())
     })
+}
+
+impl Group {
+    fn height(&self) -> i32 {
+        LINE * self.marks.len() as i32 + BETWEEN
+    }
+}
+
+fn draw_axis(pen: &Pen, scale: &Scale, bottom: i32, axis: &str) -> Result<()> {
+    for tick in ticks(scale.low, scale.high, ((scale.right - scale.left) / TICK).max(1.0)) {
+        let x = scale.x(tick);
+        pen.line((x, 6), (x, bottom), if tick == 0.0 { Ink::Axis } else { Ink::Grid }, 1)?;
+        pen.text(&number(tick), (x, bottom + 13), Ink::Faint, HPos::Center)?;
+    }
+    let middle = ((scale.left + scale.right) / 2.0) as i32;
+    pen.text(axis, (middle, bottom + 32), Ink::Faint, HPos::Center)
+}
+
+/// A group whose first line begins at `y`.
+fn draw_group(pen: &Pen, group: &Group, scale: &Scale, y: i32, width: u32) -> Result<()> {
+    let end = width as i32 - EDGE;
+    if group.is_sum {
+        pen.line((EDGE, y - BETWEEN / 2), (end, y - BETWEEN / 2), Ink::Axis, 1)?;
+    }
+    let name = fitted(&group.name, scale.left - 16.0);
+    pen.text(&name, (EDGE, y + LINE * group.marks.len() as i32 / 2), Ink::Text, HPos::Left)?;
+    for (mark, line) in group.marks.iter().zip(0..) {
+        let middle = y + LINE * line + LINE / 2;
+        if let Some((low, high)) = mark.ends {
+            pen.line((scale.x(low), middle), (scale.x(high), middle), mark.ink, 2)?;
+        }
+        pen.dot((scale.x(mark.value), middle), if group.is_sum { 6 } else { 4 }, mark.ink)?;
+        if width >= ROOMY {
+            pen.text(&mark.text, (end, middle), mark.ink, HPos::Right)?;
+        }
+    }
+    Ok(())
 }
 
 /// From values to pixels.

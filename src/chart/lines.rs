@@ -30,8 +30,8 @@ pub fn lines(lines: &[Line], axis: &str, title: &str, width: u32) -> Result<Opti
     }
     let room = (0.05 * (high - low)).max(1e-3);
     let (low, high) = (low - room, high + room);
-    let drawn = svg((width, HEIGHT), title, |paper| {
-        let mut chart = ChartBuilder::on(paper)
+    let drawn = svg((width, HEIGHT), title, |pen| {
+        let mut chart = ChartBuilder::on(pen.paper)
             .margin(12)
             .margin_bottom(20)
             .set_label_area_size(LabelAreaPosition::Left, LEFT)
@@ -58,13 +58,10 @@ pub fn lines(lines: &[Line], axis: &str, title: &str, width: u32) -> Result<Opti
             let dots = dots.map(|&point| Circle::new(point, 3, line.ink.colour().filled()));
             chart.draw_series(dots).map_err(broken)?;
         }
-        let text = |text: &str, place: (i32, i32), ink: Ink, from: HPos| {
-            paper.draw(&Text::new(text, place, letters(ink, from))).map_err(broken)
-        };
-        text(axis, ((width + LEFT) as i32 / 2, HEIGHT as i32 - 9), Ink::Faint, HPos::Center)?;
+        pen.text(axis, ((width + LEFT) as i32 / 2, HEIGHT as i32 - 9), Ink::Faint, HPos::Center)?;
         let named = lines.iter().filter(|line| !line.points.is_empty());
         for (index, line) in named.enumerate() {
-            text(line.name, (width as i32 - 18, 22 + 16 * index as i32), line.ink, HPos::Right)?;
+            pen.text(line.name, (width as i32 - 18, 22 + 16 * index as i32), line.ink, HPos::Right)?;
         }
         Ok(())
     })?;

@@ -92,13 +92,33 @@ const PLOTTERS: f64 = 1.24;
 /// How wide a letter of a sans-serif font is, of its height; an estimate that errs upwards.
 const LETTER_WIDTH: f64 = 0.58;
 
+/// Draws on a paper, in pixels from its upper left corner.
+struct Pen<'a, 'b> {
+    paper: &'a Paper<'b>,
+}
+
+impl Pen<'_, '_> {
+    fn line(&self, from: (i32, i32), to: (i32, i32), ink: Ink, wide: u32) -> Result<()> {
+        self.paper.draw(&PathElement::new(vec![from, to], ink.colour().stroke_width(wide))).map_err(broken)
+    }
+
+    fn dot(&self, at: (i32, i32), radius: i32, ink: Ink) -> Result<()> {
+        self.paper.draw(&Circle::new(at, radius, ink.colour().filled())).map_err(broken)
+    }
+
+    /// `text` with its `side` at a place, in the middle of its height.
+    fn text(&self, text: &str, at: (i32, i32), ink: Ink, side: HPos) -> Result<()> {
+        self.paper.draw(&Text::new(text, at, letters(ink, side))).map_err(broken)
+    }
+}
+
 /// An SVG of `size` that `draw` fills; `title` is what it shows, for whoever does not see it.
-fn svg(size: (u32, u32), title: &str, draw: impl FnOnce(&Paper) -> Result<()>) -> Result<String> {
+fn svg(size: (u32, u32), title: &str, draw: impl FnOnce(&Pen) -> Result<()>) -> Result<String> {
     let mut text = String::new();
     {
         let paper = SVGBackend::with_string(&mut text, size).into_drawing_area();
         paper.fill(&Ink::Paper.colour()).map_err(broken)?;
-        draw(&paper)?;
+        draw(&Pen { paper: &paper })?;
         paper.present().map_err(broken)?;
     }
     let title = title.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
@@ -186,10 +206,7 @@ pub mod tests {
     #[test]
     fn text_is_cut_to_its_place_and_can_t_become_a_tag() {
         assert_eq!((fitted("short", 60.0).as_str(), fitted("long name", 36.0).as_str()), ("short", "long…"));
-        let drawn = svg((100, 40), "a<b>&c", |paper| {
-            paper.draw(&Text::new("<script>", (5, 5), letters(Ink::Text, HPos::Left))).map_err(broken)
-        });
-        let drawn = drawn.unwrap();
+        let drawn = svg((100, 40), "a<b>&c", |pen| pen.text("<script>", (5, 5), Ink::Text, HPos::Left)).unwrap();
         assert!(is_well_formed(&drawn) && !is_well_formed(&drawn.replace("</svg>", "")), "{drawn}");
         assert!(drawn.contains("<title>a&lt;b&gt;&amp;c</title>") && drawn.contains("&lt;script&gt;"), "{drawn}");
     }

@@ -1,10 +1,9 @@
 //! Points over a logarithmic axis, named where their names find room.
 
 use anyhow::Result;
-use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{Ink, LETTERS, broken, fitted, letters, number, svg, ticks, width_of};
+use super::{Ink, LETTERS, Pen, fitted, number, svg, ticks, width_of};
 
 pub struct Point {
     /// Above zero.
@@ -31,39 +30,34 @@ const NAME: f64 = 0.45;
 /// The drawing, `width` pixels wide. Names of earlier points come first where two would stand on each other.
 pub fn scatter(points: &[Point], axes: &Axes, title: &str, width: u32) -> Result<String> {
     let scale = Scale::of(points, width);
-    svg((width, HEIGHT), title, |paper| {
-        let text = |text: &str, place: (i32, i32), ink: Ink, from: HPos| {
-            paper.draw(&Text::new(text, place, letters(ink, from))).map_err(broken)
-        };
-        let line = |from: (i32, i32), to: (i32, i32), ink: Ink, wide: u32| {
-            paper.draw(&PathElement::new(vec![from, to], ink.colour().stroke_width(wide))).map_err(broken)
-        };
-        let Scale { left, right, top, bottom, .. } = scale;
-        for y in ticks(scale.y.0, scale.y.1, 6.0) {
-            line((left, scale.v(y)), (right, scale.v(y)), Ink::Grid, 1)?;
-            text(&number(y), (left - 6, scale.v(y)), Ink::Faint, HPos::Right)?;
-        }
-        for x in decades(scale.x.0, scale.x.1) {
-            line((scale.h(x), top), (scale.h(x), bottom), Ink::Grid, 1)?;
-            text(&number(x), (scale.h(x), bottom + 13), Ink::Faint, HPos::Center)?;
-        }
-        line((left, bottom), (right, bottom), Ink::Axis, 1)?;
-        text(axes.x, ((left + right) / 2, HEIGHT as i32 - 12), Ink::Faint, HPos::Center)?;
-        text(axes.y, (4, 10), Ink::Faint, HPos::Left)?;
+    svg((width, HEIGHT), title, |pen| {
+        draw_axes(pen, &scale, axes)?;
         // The first points are drawn over the others.
         for point in points.iter().rev() {
             let (x, y) = (scale.h(point.x), scale.v(point.y));
             if let Some((low, high)) = point.ends {
-                line((x, scale.v(low)), (x, scale.v(high)), point.ink, 2)?;
+                pen.line((x, scale.v(low)), (x, scale.v(high)), point.ink, 2)?;
             }
-            let size = if point.ink == Ink::Grey { 4 } else { 6 };
-            paper.draw(&Circle::new((x, y), size, point.ink.colour().filled())).map_err(broken)?;
+            pen.dot((x, y), if point.ink == Ink::Grey { 4 } else { 6 }, point.ink)?;
         }
-        for (name, place, from, ink) in names(points, &scale, f64::from(width) * NAME) {
-            text(&name, place, ink, from)?;
-        }
-        Ok(())
+        let names = names(points, &scale, f64::from(width) * NAME);
+        names.iter().try_for_each(|(name, place, side, ink)| pen.text(name, *place, *ink, *side))
     })
+}
+
+fn draw_axes(pen: &Pen, scale: &Scale, axes: &Axes) -> Result<()> {
+    let Scale { left, right, top, bottom, .. } = *scale;
+    for y in ticks(scale.y.0, scale.y.1, 6.0) {
+        pen.line((left, scale.v(y)), (right, scale.v(y)), Ink::Grid, 1)?;
+        pen.text(&number(y), (left - 6, scale.v(y)), Ink::Faint, HPos::Right)?;
+    }
+    for x in decades(scale.x.0, scale.x.1) {
+        pen.line((scale.h(x), top), (scale.h(x), bottom), Ink::Grid, 1)?;
+        pen.text(&number(x), (scale.h(x), bottom + 13), Ink::Faint, HPos::Center)?;
+    }
+    pen.line((left, bottom), (right, bottom), Ink::Axis, 1)?;
+    pen.text(axes.x, ((left + right) / 2, HEIGHT as i32 - 12), Ink::Faint, HPos::Center)?;
+    pen.text(axes.y, (4, 10), Ink::Faint, HPos::Left)
 }
 
 /// From values to pixels.
