@@ -33,9 +33,9 @@ struct Flags {
     dialogues: usize,
     #[arg(long, default_value_t = 1024)]
     tokens: usize,
-    /// 0: one a core.
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
+    /// Without it one a core.
+    #[arg(long)]
+    threads: Option<usize>,
     /// Cargo's own.
     #[arg(long, hide = true)]
     bench: bool,
@@ -129,7 +129,8 @@ fn run(flags: &Flags, place: &Path, layers: usize) -> Result<Measured> {
     std::fs::write(&path, recipe(flags, place, layers))?;
     let command = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fireval"));
-        command.arg("finetune").arg(&path).args(["--memory", &flags.memory, "--threads", &flags.threads.to_string()]);
+        command.arg("finetune").arg(&path).args(["--memory", &flags.memory]);
+        command.args(flags.threads.map(|threads| format!("--threads={threads}")));
         command.args(more).current_dir(place);
         command
     };
