@@ -9,32 +9,7 @@ use std::path::{Path, PathBuf};
 
 use binary::{Workplace, multiple_choice};
 use browser::Browser;
-use fireval::weights::writer::Dtype;
 use serde_json::json;
-
-const RECIPE: &str = r#"
-model = "model"
-data = ["dialogues.jsonl"]
-output = "tuned"
-format = "chat-template"
-max_tokens = 64
-quantization = "none"
-dtype = "f32"
-steps = 4
-seed = 1
-[lora]
-rank = 4
-alpha = 8
-targets = ["q_proj", "v_proj"]
-[optimizer]
-learning_rate = 1e-2
-[schedule]
-kind = "linear"
-[batch]
-dialogues = 2
-[held_out]
-dialogues = 2
-"#;
 
 const PROJECT: &str = "[model.base]\npath = \"model\"\n[model.ft]\npath = \"model\"\nadapter = \"tuned\"\n\
                        [eval]\ntasks = [\"arc_challenge\", \"mmlu\", \"evil.toml\"]\nlimit = 12\n[data]\ndir = \"data\"\n";
@@ -45,20 +20,8 @@ const EVIL: &str = "</pre></article><script>window.evil = 1</script><img src=x o
 /// A tiny model, an adapter trained on it, and their runs on two tasks of the leaderboard and one of hostile documents.
 fn report() -> (Workplace, PathBuf) {
     let place = Workplace::new();
-    let mut config = tiny::dense_config("llama");
-    config["vocab_size"] = json!(512);
-    std::fs::create_dir(place.path("model")).unwrap();
-    tiny::write_folder(&place.path("model"), &config, Dtype::F32);
+    tiny::write_trainable(&place.path(""));
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(root.join("tests/fixtures/dialogues/byte-level").join(name), place.path("model").join(name))
-            .unwrap();
-    }
-    let line = |index: usize| {
-        format!("{{\"conversation\": [{{\"human\": \"Say {index}.\", \"assistant\": \"{index} it is.\"}}]}}\n")
-    };
-    place.write("dialogues.jsonl", &(0..10).map(line).collect::<String>());
-    place.write("recipe.toml", RECIPE);
     place.run(&["finetune", "recipe.toml"]).done();
     for folder in ["arc_challenge", "mmlu"] {
         std::fs::create_dir_all(place.path("data")).unwrap();

@@ -3,57 +3,18 @@
 mod binary;
 mod tiny;
 
-use std::path::Path;
-
 use binary::{Workplace, multiple_choice};
 use fireval::digest::sha256_file;
-use fireval::weights::writer::Dtype;
-use serde_json::{Value, json};
-
-const RECIPE: &str = r#"
-model = "model"
-data = ["dialogues.jsonl"]
-output = "tuned"
-format = "chat-template"
-max_tokens = 64
-quantization = "none"
-dtype = "f32"
-steps = 4
-seed = 1
-[lora]
-rank = 4
-alpha = 8
-targets = ["q_proj", "v_proj"]
-[optimizer]
-learning_rate = 1e-2
-[schedule]
-kind = "linear"
-[batch]
-dialogues = 2
-[held_out]
-dialogues = 2
-"#;
+use serde_json::Value;
 
 fn workshop() -> Workplace {
     let place = Workplace::new();
-    let mut config = tiny::dense_config("llama");
-    config["vocab_size"] = json!(512);
-    std::fs::create_dir(place.path("model")).unwrap();
-    tiny::write_folder(&place.path("model"), &config, Dtype::F32);
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dialogues/byte-level").join(name);
-        std::fs::copy(fixture, place.path("model").join(name)).unwrap();
-    }
-    let line = |index: usize| {
-        format!("{{\"conversation\": [{{\"human\": \"Say {index}.\", \"assistant\": \"{index} it is.\"}}]}}\n")
-    };
-    place.write("dialogues.jsonl", &(0..10).map(line).collect::<String>());
+    tiny::write_trainable(&place.path(""));
     let row = |index: usize| {
         format!("{{\"question\": \"Say {index}.\", \"options\": [\"a\", \"b\"], \"answer\": {}}}\n", index % 2)
     };
     place.write("data/words/test.jsonl", &(0..30).map(row).collect::<String>());
     place.write("words.toml", &multiple_choice("words"));
-    place.write("recipe.toml", RECIPE);
     place
 }
 
@@ -88,7 +49,7 @@ fn a_recipe_runs_to_its_report_and_once() {
 fn a_changed_recipe_is_refused_unless_told() {
     let place = workshop();
     place.run(&RUN).done();
-    place.write("recipe.toml", &RECIPE.replace("steps = 4", "steps = 6"));
+    place.write("recipe.toml", &tiny::RECIPE.replace("steps = 4", "steps = 6"));
     let error = place.run(&RUN).failed();
     assert!(error.contains("belongs to another run") && error.contains("--accept-changes"), "{error}");
     let shown = place.run(&[&RUN[..], &["--accept-changes"]].concat()).done();
@@ -98,16 +59,16 @@ fn a_changed_recipe_is_refused_unless_told() {
 #[test]
 fn what_is_missing_is_named() {
     let place = workshop();
-    place.write("recipe.toml", &RECIPE.replace("dialogues.jsonl", "none.jsonl"));
+    place.write("recipe.toml", &tiny::RECIPE.replace("dialogues.jsonl", "none.jsonl"));
     assert!(place.run(&RUN).failed().contains("none.jsonl"));
-    place.write("recipe.toml", &RECIPE.replace("model = \"model\"", "model = \"scripted:exact\""));
+    place.write("recipe.toml", &tiny::RECIPE.replace("model = \"model\"", "model = \"scripted:exact\""));
     assert!(!place.run(&RUN).failed().is_empty());
 }
 
 #[test]
 fn a_model_that_is_trained_whole_stands_alone_and_is_compared_by_name() {
     let place = workshop();
-    let recipe = RECIPE.replace("rank = 4\nalpha = 8\ntargets = [\"q_proj\", \"v_proj\"]\n", "");
+    let recipe = tiny::RECIPE.replace("rank = 4\nalpha = 8\ntargets = [\"q_proj\", \"v_proj\"]\n", "");
     place.write("recipe.toml", &recipe.replace("[lora]", "[full]"));
     let error = place.run(&RUN).failed();
     assert!(error.contains("--decoder candle"), "{error}");

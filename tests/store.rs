@@ -184,12 +184,6 @@ fn damage_is_found_and_named() {
 /// Checkpoints that differ in one thing each, with a task of some hundred tokens.
 fn identities() -> Workplace {
     let place = Workplace::new();
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let copy = |from: &str, to: &str| {
-        let to = place.path(to);
-        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-        std::fs::copy(fixtures.join(from), to).unwrap();
-    };
     let turned = |file: &str| {
         // Other weights of the same shapes: the last number's sign.
         let mut bytes = std::fs::read(place.path(file)).unwrap();
@@ -197,12 +191,7 @@ fn identities() -> Workplace {
         std::fs::write(place.path(file), bytes).unwrap();
     };
     for model in ["one", "two", "one-asked-otherwise", "two-asked-otherwise"] {
-        for name in ["config.json", "model.safetensors"] {
-            copy(&format!("tiny-mixtral/{name}"), &format!("{model}/{name}"));
-        }
-        for name in ["tokenizer.json", "tokenizer_config.json"] {
-            copy(&format!("dialogues/byte-level/{name}"), &format!("{model}/{name}"));
-        }
+        place.tiny_mixtral(model);
         if model.starts_with("two") {
             turned(&format!("{model}/model.safetensors"));
         }
@@ -216,7 +205,7 @@ fn identities() -> Workplace {
     }
     for adapter in ["left", "right"] {
         for name in ["adapter_config.json", "adapter_model.safetensors"] {
-            copy(&format!("lora/{name}"), &format!("{adapter}/{name}"));
+            place.fixture(&format!("lora/{name}"), &format!("{adapter}/{name}"));
         }
     }
     turned("right/adapter_model.safetensors");

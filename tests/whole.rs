@@ -6,7 +6,6 @@
 mod binary;
 
 use std::fs;
-use std::path::Path;
 
 use binary::Workplace;
 use serde_json::Value;
@@ -14,20 +13,9 @@ use serde_json::Value;
 /// `base`, the same with an adapter, in 4 bits and in bf16, and a task of one's own.
 fn workplace() -> Workplace {
     let place = Workplace::new();
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let copy = |from: &str, to: &str| {
-        let to = place.path(to);
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(fixtures.join(from), to).unwrap();
-    };
-    for name in ["config.json", "model.safetensors"] {
-        copy(&format!("tiny-mixtral/{name}"), &format!("base/{name}"));
-    }
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        copy(&format!("dialogues/byte-level/{name}"), &format!("base/{name}"));
-    }
+    place.tiny_mixtral("base");
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        copy(&format!("lora/{name}"), &format!("adapter/{name}"));
+        place.fixture(&format!("lora/{name}"), &format!("adapter/{name}"));
     }
     let winogrande = place.run(&["tasks", "winogrande"]).done();
     place.write(

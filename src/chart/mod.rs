@@ -171,10 +171,23 @@ fn number(value: f64) -> String {
 pub mod tests {
     use super::*;
 
-    /// Whether tags close in the order they were opened, for tests of drawings.
-    pub fn is_well_formed(svg: &str) -> bool {
+    const XML_ENTITIES: [&str; 5] = ["amp", "lt", "gt", "quot", "apos"];
+
+    /// Whether every tag is closed in turn and every attribute quoted, and nothing stands raw that XML reserves; for tests
+    /// of drawings.
+    pub fn is_well_formed(text: &str) -> bool {
         let mut open = Vec::new();
-        for tag in svg.split('<').skip(1).map(|rest| rest.split('>').next().unwrap_or_default()) {
+        for part in text.split('<').skip(1) {
+            let Some((tag, content)) = part.split_once('>') else { return false };
+            let quotes = tag.matches('"').count();
+            let assigned = tag.matches('=').count();
+            let is_entity = |rest: &str| rest.split_once(';').is_some_and(|(name, _)| XML_ENTITIES.contains(&name));
+            if content.contains('>')
+                || !content.split('&').skip(1).all(is_entity)
+                || (!tag.starts_with('/') && quotes != 2 * assigned)
+            {
+                return false;
+            }
             match (tag.strip_prefix('/'), tag.ends_with('/')) {
                 (Some(name), _) if open.pop() != Some(name) => return false,
                 (Some(_), _) | (None, true) => {}

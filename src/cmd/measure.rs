@@ -44,6 +44,13 @@ pub struct AskedFlags {
     /// Ask in the model's own chat template (the leaderboard never did; lm-eval-latest only).
     #[arg(long)]
     chat_template: bool,
+    #[command(flatten)]
+    held: HeldFlags,
+}
+
+/// How a model is held and run, whatever its name says.
+#[derive(Args, Clone, Copy)]
+pub struct HeldFlags {
     /// Round weights to this type [default: the checkpoint's own; f32 for quantised GGUF files].
     #[arg(long)]
     dtype: Option<Dtype>,
@@ -51,7 +58,7 @@ pub struct AskedFlags {
     #[arg(long)]
     quantization: Option<Quantization>,
     #[command(flatten)]
-    run: RunFlags,
+    pub run: RunFlags,
 }
 
 /// With what a model is run; nothing that comes out depends on memory or threads.
@@ -98,9 +105,7 @@ pub struct Measurement<'a> {
     pub tasks: Vec<Task>,
     pub conditions: Conditions,
     /// Overrides for every model.
-    dtype: Option<Dtype>,
-    quantization: Option<Quantization>,
-    run: RunFlags,
+    held: HeldFlags,
     /// The documents, once made; under a chat template they are each model's own.
     questions: Option<Vec<Questions>>,
 }
@@ -174,9 +179,22 @@ impl MeasureFlags {
         if conditions.chat_template && conditions.protocol == Protocol::LeaderboardV1 {
             bail!("leaderboard-v1 never used a chat template; ask with --protocol lm-eval-latest");
         }
-        let AskedFlags { dtype, quantization, run, .. } = *asked;
-        run.take_threads()?;
-        Ok(Measurement { place, tasks, conditions, dtype, quantization, run, questions: None })
+        let held = asked.held;
+        held.run.take_threads()?;
+        Ok(Measurement { place, tasks, conditions, held, questions: None })
+    }
+}
+
+impl HeldFlags {
+    /// The models by name, with these overrides.
+    pub fn resolve(&self, place: &Workplace, names: &[String]) -> Result<Vec<ModelSpec>> {
+        let home = self.run.home()?;
+        let resolve = |name: &String| {
+            let spec = place.project.resolve(name)?;
+            let (dtype, quantization) = (self.dtype.or(spec.dtype), self.quantization.or(spec.quantization));
+            Ok(ModelSpec { dtype, quantization, home, ..spec })
+        };
+        names.iter().map(resolve).collect()
     }
 }
 
@@ -206,13 +224,7 @@ impl Measurement<'_> {
 
     /// The models by name, each resolved before any is evaluated, with this measurement's overrides.
     pub fn resolve(&self, names: &[String]) -> Result<Vec<ModelSpec>> {
-        let home = self.run.home()?;
-        let resolve = |name: &String| {
-            let spec = self.place.project.resolve(name)?;
-            let (dtype, quantization) = (self.dtype.or(spec.dtype), self.quantization.or(spec.quantization));
-            Ok(ModelSpec { dtype, quantization, home, ..spec })
-        };
-        names.iter().map(resolve).collect()
+        self.held.resolve(self.place, names)
     }
 
     /// What is known of the model afterwards.
@@ -237,7 +249,7 @@ impl Measurement<'_> {
             Missing::Refuse => eval::stored(&subject, questions, &self.conditions, store),
             Missing::Evaluate => {
                 let progress = Progress::new(&spec.name, "tok");
-                let mut open = || spec.open(&subject.id, self.run.memory());
+                let mut open = || spec.open(&subject.id, self.held.run.memory());
                 let runs = eval::evaluate(&subject, &mut open, questions, &self.conditions, store, &progress);
                 progress.finish();
                 runs
@@ -269,7 +281,7 @@ impl Measurement<'_> {
 
     /// The most memory that an evaluation may use.
     pub fn memory(&self) -> Memory {
-        self.run.memory()
+        self.held.run.memory()
     }
 }
 

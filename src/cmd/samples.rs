@@ -5,16 +5,14 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
-use super::measure::RunFlags;
+use super::measure::HeldFlags;
 use super::{Verdict, Workplace, output};
 use crate::disk;
 use crate::engine::sampling::Sampling;
-use crate::model_id::Quantization;
 use crate::progress::Progress;
 use crate::project::ModelSpec;
 use crate::report;
 use crate::samples::{self, Answer, Answering, Conversation, Settings};
-use crate::weights::writer::Dtype;
 
 /// Answer the same chat prompts with each model, in its own chat template, and print the answers side by side.
 ///
@@ -42,14 +40,8 @@ pub struct Args {
     /// The model whose chat template serves models without one.
     #[arg(long, value_name = "MODEL")]
     template_of: Option<String>,
-    /// Round weights to this type [default: the checkpoint's own; f32 for quantised GGUF files].
-    #[arg(long)]
-    dtype: Option<Dtype>,
-    /// Hold the layers' linears in 4 bits, as QLoRA trains on them.
-    #[arg(long)]
-    quantization: Option<Quantization>,
     #[command(flatten)]
-    run: RunFlags,
+    held: HeldFlags,
     #[arg(long, default_value = "table")]
     format: SheetFormat,
     /// Also keep the answers in this file, which `fireval report --samples FILE` shows.
@@ -65,10 +57,10 @@ enum SheetFormat {
 }
 
 pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
-    args.run.take_threads()?;
+    args.held.run.take_threads()?;
     let prompts = samples::read(&args.prompts)?;
     output::check_writable(args.save.as_deref())?;
-    let specs: Vec<ModelSpec> = args.models.iter().map(|name| args.resolve(place, name)).collect::<Result<_>>()?;
+    let specs = args.held.resolve(place, &args.models)?;
     let other = args.template_of.as_deref().map(|name| place.project.resolve(name)).transpose()?;
     // All of them before any answers: a template that is missing costs no work.
     let asking: Vec<&ModelSpec> = specs.iter().map(|spec| asking(spec, other.as_ref())).collect::<Result<_>>()?;
@@ -93,12 +85,6 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
 }
 
 impl Args {
-    fn resolve(&self, place: &Workplace, name: &str) -> Result<ModelSpec> {
-        let spec = place.project.resolve(name)?;
-        let (dtype, quantization) = (self.dtype.or(spec.dtype), self.quantization.or(spec.quantization));
-        Ok(ModelSpec { dtype, quantization, home: self.run.home()?, ..spec })
-    }
-
     fn settings(&self) -> Settings {
         let sampling = self.temperature.map(|temperature| Sampling {
             temperature,
@@ -137,7 +123,7 @@ fn answers(
 ) -> Result<(Answering, Vec<Answer>)> {
     let id = spec.id(&place.store)?;
     let template = asking.chat_template()?;
-    let mut engine = spec.open(&id, args.run.memory())?;
+    let mut engine = spec.open(&id, args.held.run.memory())?;
     let progress = Progress::new(&spec.name, "tok");
     let answers = samples::answer(engine.as_mut(), &template, prompts, args.settings(), &progress);
     progress.finish();

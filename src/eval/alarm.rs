@@ -2,9 +2,10 @@
 //! server did, issue 27174). Answers that are all alike over many documents are told, not hidden.
 
 use crate::score::DocScore;
+use crate::task::first_largest;
 
 /// Fewer documents may well be alike by chance.
-const ENOUGH: usize = 20;
+pub const ENOUGH: usize = 20;
 
 /// What is suspicious about the documents of a run.
 pub fn warnings(scores: &[DocScore]) -> Vec<String> {
@@ -27,10 +28,6 @@ pub fn warnings(scores: &[DocScore]) -> Vec<String> {
         warnings.push(format!("dead scorer? all of {} generated answers are {:?}", outputs.len(), outputs[0]));
     }
     warnings
-}
-
-fn first_largest(sums: &[f64]) -> usize {
-    (1..sums.len()).fold(0, |best, index| if sums[index] > sums[best] { index } else { best })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! knowing the whole work is what makes it fast; each document is stored as it finishes, so an interrupted evaluation
 //! continues; counts are made from the stored documents alone, so they do not depend on how often it was interrupted.
 
-mod alarm;
+pub mod alarm;
 #[cfg(test)]
 mod tests;
 

@@ -5,10 +5,9 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use crate::eval::alarm::ENOUGH;
 use crate::score::DocScore;
-
-/// Of fewer documents nothing is said: they may be alike by chance.
-pub const ENOUGH: usize = 20;
+use crate::task::first_largest;
 
 /// What is alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +50,6 @@ pub fn uniform(scores: &[DocScore]) -> Option<Uniform> {
 
 fn sums(score: &DocScore) -> Vec<f64> {
     score.requests.iter().map(|request| request.ll).collect()
-}
-
-fn first_largest(sums: &[f64]) -> usize {
-    (1..sums.len()).fold(0, |best, index| if sums[index] > sums[best] { index } else { best })
 }
 
 /// The commonest value and how often it is there.

@@ -32,6 +32,7 @@ use prompt::Item;
 
 pub use definition::Hub;
 pub use document::digest as request_digest;
+pub use metric::first_largest;
 pub use record::Record;
 pub use shown::Shown;
 pub use source::{DataSource, bundled_hashes};

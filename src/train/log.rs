@@ -102,27 +102,29 @@ fn is_false(value: &bool) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn step(step: usize) -> Entry {
+    /// An entry for tests; without a loss the step was skipped.
+    pub fn step(step: usize, loss: Option<f64>) -> Entry {
         Entry::Step(Step {
             step,
-            loss: Some(2.5),
-            cross_entropy: Some(2.25),
+            loss,
+            cross_entropy: loss,
             router_aux: None,
-            grad_norm: Some(0.1),
+            grad_norm: loss,
             learning_rate: 1e-4,
             tokens: 100,
             tokens_per_second: 50.0,
             seconds: 2.0,
-            skipped: false,
+            skipped: loss.is_none(),
         })
     }
 
     #[test]
     fn a_log_continues_where_its_state_is() {
         let folder = tempfile::tempdir().unwrap();
+        let step = |at| step(at, Some(2.5));
         let held_out = |step| Entry::HeldOut(HeldOut { step, held_out_loss: 3.0 });
         let mut log = Log::open(folder.path(), 0).unwrap();
         for entry in [held_out(0), step(1), step(2), held_out(2), step(3)] {

@@ -3,7 +3,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Bytes of the largest child so far.
@@ -84,6 +84,23 @@ impl Workplace {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    /// Copies a file of `tests/fixtures` to `to`.
+    pub fn fixture(&self, from: &str, to: &str) {
+        let to = self.path(to);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(from), to).unwrap();
+    }
+
+    /// The tiny Mixtral with a byte-level tokenizer, as the folder `to`.
+    pub fn tiny_mixtral(&self, to: &str) {
+        for name in ["config.json", "model.safetensors"] {
+            self.fixture(&format!("tiny-mixtral/{name}"), &format!("{to}/{name}"));
+        }
+        for name in ["tokenizer.json", "tokenizer_config.json"] {
+            self.fixture(&format!("dialogues/byte-level/{name}"), &format!("{to}/{name}"));
+        }
     }
 
     /// The binary with nothing of this machine's hub settings.

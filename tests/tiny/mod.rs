@@ -23,6 +23,48 @@ pub fn dense_config(model_type: &str) -> Value {
     })
 }
 
+/// A few steps of rank-4 pairs on `model`, into `tuned`.
+pub const RECIPE: &str = r#"
+model = "model"
+data = ["dialogues.jsonl"]
+output = "tuned"
+format = "chat-template"
+max_tokens = 64
+quantization = "none"
+dtype = "f32"
+steps = 4
+seed = 1
+[lora]
+rank = 4
+alpha = 8
+targets = ["q_proj", "v_proj"]
+[optimizer]
+learning_rate = 1e-2
+[schedule]
+kind = "linear"
+[batch]
+dialogues = 2
+[held_out]
+dialogues = 2
+"#;
+
+/// Writes a dense model with a byte-level tokenizer (`model`), ten dialogues and [`RECIPE`] (`recipe.toml`) into `folder`.
+pub fn write_trainable(folder: &Path) {
+    let mut config = dense_config("llama");
+    config["vocab_size"] = json!(512);
+    std::fs::create_dir(folder.join("model")).unwrap();
+    write_folder(&folder.join("model"), &config, Dtype::F32);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dialogues/byte-level").join(name);
+        std::fs::copy(fixture, folder.join("model").join(name)).unwrap();
+    }
+    let line = |index: usize| {
+        format!("{{\"conversation\": [{{\"human\": \"Say {index}.\", \"assistant\": \"{index} it is.\"}}]}}\n")
+    };
+    std::fs::write(folder.join("dialogues.jsonl"), (0..10).map(line).collect::<String>()).unwrap();
+    std::fs::write(folder.join("recipe.toml"), RECIPE).unwrap();
+}
+
 /// Writes a whole model folder: seeded weights for `config`, tokenizer, config.
 pub fn write_folder(folder: &Path, config: &Value, dtype: Dtype) {
     let checked = ModelConfig::from_json(config, "config.json").unwrap();

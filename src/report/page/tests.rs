@@ -8,7 +8,8 @@ use crate::report::tests::comparison;
 use crate::report::why::FlipText;
 use crate::store::manifest::tests::manifest;
 use crate::task::Shown;
-use crate::train::log::{Entry, HeldOut, Step};
+use crate::train::log::tests::step;
+use crate::train::log::{Entry, HeldOut};
 
 fn flip(question: &str, pick: &str) -> PageFlip {
     PageFlip {
@@ -27,21 +28,7 @@ fn set(shown: Vec<PageFlip>) -> FlipSet {
 }
 
 fn steps() -> Vec<Entry> {
-    let step = |step| {
-        let loss = Some(3.0 - 0.125 * step as f64);
-        Entry::Step(Step {
-            step,
-            loss,
-            cross_entropy: loss,
-            router_aux: None,
-            grad_norm: loss,
-            learning_rate: 1e-4,
-            tokens: 100,
-            tokens_per_second: 50.0,
-            seconds: 2.0,
-            skipped: false,
-        })
-    };
+    let step = |at| step(at, Some(3.0 - 0.125 * at as f64));
     (1..=4).map(step).chain([Entry::HeldOut(HeldOut { step: 4, held_out_loss: 2.75 })]).collect()
 }
 

@@ -3,22 +3,9 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::train::log::{HeldOut, Step};
-
-fn step(step: usize, loss: Option<f64>) -> Entry {
-    Entry::Step(Step {
-        step,
-        loss,
-        cross_entropy: loss,
-        router_aux: None,
-        grad_norm: loss,
-        learning_rate: 1e-4,
-        tokens: 100,
-        tokens_per_second: 50.0,
-        seconds: 2.0,
-        skipped: loss.is_none(),
-    })
-}
+use crate::chart::tests::is_well_formed;
+use crate::train::log::HeldOut;
+use crate::train::log::tests::step;
 
 fn held_out(step: usize, held_out_loss: f64) -> Entry {
     Entry::HeldOut(HeldOut { step, held_out_loss })
@@ -126,25 +113,6 @@ fn a_base_on_this_disk_is_not_said_to_be_on_the_hub() {
     recipe.model = "a|b".to_owned();
     let text = card(&recipe, &log(), None);
     assert!(text.starts_with("---\nlibrary_name: peft\n") && text.contains("`a\\|b`"), "{text}");
-}
-
-/// Whether every tag is closed in turn and every attribute quoted, and nothing stands raw that XML reserves.
-fn is_well_formed(text: &str) -> bool {
-    let mut open = Vec::new();
-    for part in text.split('<').skip(1) {
-        let Some((tag, content)) = part.split_once('>') else { return false };
-        let quotes = tag.matches('"').count();
-        let assigned = tag.matches('=').count();
-        if content.contains(['&', '>']) || (!tag.starts_with('/') && quotes != 2 * assigned) {
-            return false;
-        }
-        match (tag.strip_prefix('/'), tag.ends_with('/')) {
-            (Some(name), _) if open.pop() != Some(name) => return false,
-            (Some(_), _) | (None, true) => {}
-            (None, false) => open.push(tag.split_whitespace().next().unwrap_or_default()),
-        }
-    }
-    open.is_empty()
 }
 
 #[test]
