@@ -32,7 +32,7 @@ pub struct Card {
 }
 
 /// What a process has on a card besides tensors: the context, the kernels' code, cuBLAS' workspace.
-const CONTEXT: u64 = 512 << 20;
+pub const CONTEXT: u64 = 512 << 20;
 /// The first compute capability with bf16.
 const WITH_BF16: (u32, u32) = (8, 0);
 

@@ -1,12 +1,12 @@
 //! What of a run lies on a card of a certain size, and what goes over its link in a step.
 //!
-//! A card holds embedding and head, adapter, gradients, a micro-batch's layer inputs and its workspace. AdamW's moments go
-//! to the host's memory before layers do: they cost a step the gradients' way there and the adapter's back. Of the layers
-//! as many of the first stay as fit beside room for one of the others, which each micro-batch brings in twice.
+//! A card holds embedding and head, adapter, gradients, a micro-batch's layer inputs and its workspace; AdamW's moments are in
+//! the host's memory, which costs a step the gradients' way there and the adapter's back. Of the layers as many of the first
+//! stay as fit beside room for one of the others, which each micro-batch brings in twice. As `model::candle::residence` does.
 
 use std::fmt;
 
-use crate::memory::Memory;
+use super::memory::gibibytes;
 
 /// Bytes a second from host to card (PCIe 3.0 x 16 in practice).
 pub const LINK: f64 = 12e9;
@@ -16,10 +16,9 @@ pub const LINK: f64 = 12e9;
 pub struct CardNeeds {
     /// Frozen linears, by layer.
     pub layers: Vec<u64>,
-    /// Everything else but the moments.
+    /// Everything else there.
     pub beside: u64,
-    pub moments: u64,
-    /// Gradients, or as much again as the adapter: what goes each way where the moments are elsewhere.
+    /// Gradients, or as much again as the adapter: what goes each way in a step.
     pub gradients: u64,
     /// Of a step, one after the other.
     pub micro_batches: u64,
@@ -31,7 +30,6 @@ pub struct OnCard {
     /// So many of the first layers stay there.
     pub stay: usize,
     pub layers: usize,
-    pub holds_moments: bool,
     /// Bytes in use there.
     pub peak: u64,
     /// Bytes over the link in a step.
@@ -39,25 +37,17 @@ pub struct OnCard {
 }
 
 impl CardNeeds {
-    /// On a card of so many bytes; the error is what one layer at a time would take.
+    /// On a card with so many bytes to use; the error is what one layer at a time would take.
     pub fn on(&self, size: u64) -> Result<OnCard, u64> {
-        let (layers, all) = (self.layers.len(), self.layers.iter().sum::<u64>());
-        let whole = self.beside + all;
-        let found = |stay, holds_moments, peak, link| OnCard { stay, layers, holds_moments, peak, link };
-        if whole + self.moments <= size {
-            return Ok(found(layers, true, whole + self.moments, 0));
-        }
-        let moments = 2 * self.gradients;
-        if whole <= size {
-            return Ok(found(layers, false, whole, moments));
-        }
+        let layers = self.layers.len();
         let peak = |stay: usize| {
             let (staying, others) = self.layers.split_at(stay);
             self.beside + staying.iter().sum::<u64>() + others.iter().max().unwrap_or(&0)
         };
-        let stay = (0..layers).rev().find(|&stay| peak(stay) <= size).ok_or(peak(0))?;
+        let stay = (0..=layers).rev().find(|&stay| peak(stay) <= size).ok_or(peak(0))?;
         let waiting: u64 = self.layers[stay..].iter().sum();
-        Ok(found(stay, false, peak(stay), moments + 2 * self.micro_batches * waiting))
+        let link = 2 * self.gradients + 2 * self.micro_batches * waiting;
+        Ok(OnCard { stay, layers, peak: peak(stay), link })
     }
 }
 
@@ -67,11 +57,9 @@ impl fmt::Display for OnCard {
             true => write!(f, "all layers stay")?,
             false => write!(f, "{} of {} layers stay", self.stay, self.layers)?,
         }
-        if !self.holds_moments {
-            write!(f, ", moments in host memory")?;
-        }
         let (bytes, seconds) = (self.link as f64 / 1e9, self.link as f64 / LINK);
-        write!(f, ": {}, {bytes:.1} GB a step over its link ({seconds:.1} s at {} GB/s)", Memory(self.peak), LINK / 1e9)
+        let peak = gibibytes(self.peak);
+        write!(f, ": {peak:.1} GiB, {bytes:.1} GB a step over its link ({seconds:.1} s at {} GB/s)", LINK / 1e9)
     }
 }
 
@@ -80,17 +68,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_go_before_layers_and_these_one_by_one() {
-        let needs = CardNeeds { layers: vec![10, 10, 12], beside: 20, moments: 8, gradients: 4, micro_batches: 16 };
-        let on = |size: u64| needs.on(size).map(|on| (on.stay, on.holds_moments, on.peak, on.link));
-        assert_eq!(on(60), Ok((3, true, 60, 0)));
-        assert_eq!(on(59), Ok((3, false, 52, 8)));
+    fn layers_go_one_by_one() {
+        let needs = CardNeeds { layers: vec![10, 10, 12], beside: 20, gradients: 4, micro_batches: 16 };
+        let on = |size: u64| needs.on(size).map(|on| (on.stay, on.peak, on.link));
+        assert_eq!(on(60), Ok((3, 52, 8)));
+        assert_eq!(on(52), Ok((3, 52, 8)));
         // Two stay and the third is brought in: as much as all of them. One and the larger of the others: 42.
-        assert_eq!(on(51), Ok((1, false, 42, 8 + 2 * 16 * 22)));
-        assert_eq!(on(41), Ok((0, false, 32, 8 + 2 * 16 * 32)));
+        assert_eq!(on(51), Ok((1, 42, 8 + 2 * 16 * 22)));
+        assert_eq!(on(41), Ok((0, 32, 8 + 2 * 16 * 32)));
         assert_eq!(on(31), Err(32));
         let text = needs.on(51).unwrap().to_string();
-        assert!(text.starts_with("1 of 3 layers stay, moments in host memory: "), "{text}");
+        assert!(text.starts_with("1 of 3 layers stay: "), "{text}");
         assert!(needs.on(60).unwrap().to_string().starts_with("all layers stay: "));
     }
 }

@@ -3,7 +3,8 @@
 //! Frozen linears in NF4 take half a byte a weight, a byte per block of 64, a float per 256 blocks and one per matrix;
 //! everything else that is frozen the recipe's dtype; adapter, gradients and AdamW's two moments f32. On the machine the
 //! decoder holds a copy of the adapter, and a walk is what `model::cpu` says of its buffers. On a card a micro-batch
-//! takes what `model::candle` says of graphs. "By layer" has two layers at a time in memory, and of a card's moments none.
+//! takes what `model::candle` says of graphs, and the moments are in the machine's memory. "By layer" has two layers at a time
+//! in memory.
 
 use std::fmt;
 
@@ -13,6 +14,7 @@ use super::card::CardNeeds;
 use crate::memory::Memory;
 use crate::model::candle::{batch_bytes, kept_bytes};
 use crate::model::config::ModelConfig;
+use crate::model::device::CONTEXT;
 use crate::model::training::Inputs;
 use crate::model::{cpu, names};
 use crate::train::arrangement::{Arrangement, Sizes};
@@ -87,7 +89,7 @@ impl Needs {
             row("embedding, head, norms", ends, ends),
             row("adapter", 8 * trained, 4 * trained),
             row(GRADIENTS_ROW, 4 * trained, 4 * trained),
-            Row { card: Held { whole: 8 * trained, by_layer: 0 }, ..row(MOMENTS_ROW, MOMENTS * trained, 0) },
+            row(MOMENTS_ROW, MOMENTS * trained, 0),
             row(INPUTS_ROW, inputs, kept),
             row(WORKSPACE_ROW, walk - inputs, graph - kept),
             row("the program", program(config.vocab_size), 0),
@@ -111,11 +113,9 @@ impl Needs {
 
     /// What a card holds.
     pub fn on_card(&self) -> CardNeeds {
-        let (linears, moments) = (self.row(LINEARS_ROW).card.whole, self.row(MOMENTS_ROW).card.whole);
         CardNeeds {
             layers: self.linears.clone(),
-            beside: self.in_all().1.whole - linears - moments,
-            moments,
+            beside: self.in_all().1.whole - self.row(LINEARS_ROW).card.whole,
             gradients: self.row(GRADIENTS_ROW).card.whole,
             micro_batches: self.accumulation as u64,
         }
@@ -162,12 +162,15 @@ impl fmt::Display for Needs {
             writeln!(f, "{what:<26}{a:>12.2}{b:>12.2}{c:>16.2}{d:>12.2}")?;
         }
         let needs = self.on_card();
+        writeln!(
+            f,
+            "on a card, whose driver and kernels take {}; the moments are in the machine's memory",
+            Memory(CONTEXT)
+        )?;
         for size in CARDS {
-            match needs.on(size << 30) {
-                Ok(found) => writeln!(f, "a card of {size} GB: {found}")?,
-                Err(least) => {
-                    writeln!(f, "a card of {size} GB: not enough, one layer at a time takes {}", Memory(least))?
-                }
+            match needs.on((size << 30) - CONTEXT) {
+                Ok(found) => writeln!(f, "  of {size} GB: {found}")?,
+                Err(least) => writeln!(f, "  of {size} GB: not enough, one layer at a time takes {}", Memory(least))?,
             }
         }
         Ok(())
@@ -188,6 +191,6 @@ pub fn nf4_bytes(weights: u64) -> u64 {
     weights.div_ceil(2) + blocks + 4 * blocks.div_ceil(256) + 4
 }
 
-fn gibibytes(bytes: u64) -> f64 {
+pub fn gibibytes(bytes: u64) -> f64 {
     bytes as f64 / (1u64 << 30) as f64
 }

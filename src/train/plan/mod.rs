@@ -179,6 +179,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::model::device::CONTEXT;
 
     fn post() -> Plan {
         let recipe = Recipe::parse(include_str!("../../../finetune/mixtral-8x7b-v100.toml"), "some.toml").unwrap();
@@ -220,13 +221,14 @@ mod tests {
         let (_, card) = plan.needs.in_all();
         assert!(16 << 30 < card.whole && card.whole < 32 << 30, "{plan}");
         let needs = plan.needs.on_card();
-        let (large, small) = (needs.on(32 << 30).unwrap(), needs.on(16 << 30).unwrap());
-        assert!(large.stay == 32 && large.holds_moments && large.link == 0 && large.peak == card.whole, "{plan}");
-        assert!(0 < small.stay && small.stay < 32 && small.peak <= 16 << 30, "{plan}");
+        let on = |gibibytes: u64| needs.on((gibibytes << 30) - CONTEXT).unwrap();
+        let (large, small) = (on(32), on(16));
+        assert!(large.stay == 32 && large.link == 2 * 4 * 242_225_152 && large.peak == card.whole, "{plan}");
+        assert!(0 < small.stay && small.stay < 32 && small.peak <= (16 << 30) - CONTEXT, "{plan}");
         // Gradients there and an adapter back, and each of 16 micro-batches brings in every waiting layer twice.
         let waiting = (32 - small.stay as u64) * 23_957_163_904 / 32;
         assert_eq!(small.link, 2 * 4 * 242_225_152 + 32 * waiting, "{plan}");
-        assert!(plan.to_string().contains(&format!("a card of 16 GB: {} of 32 layers stay", small.stay)), "{plan}");
+        assert!(plan.to_string().contains(&format!("of 16 GB: {} of 32 layers stay", small.stay)), "{plan}");
     }
 
     #[test]
