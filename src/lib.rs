@@ -3,48 +3,53 @@
 
 // 0 values
 pub mod digest;
-pub mod disk;
 pub mod memory;
 pub mod progress;
 pub mod protocol;
 pub mod python;
 pub mod random;
 pub mod request;
-pub mod score;
 pub mod settings;
+//   records
+pub mod disk;
+pub mod score;
 pub mod spill;
 pub mod stats;
-// 1 kernels, weights and doors, one per heavy package
+//   kernels
 pub mod kernel;
+// 1 weights
 pub mod weights;
-
+// 2 doors, one per heavy package
 pub mod chart;
 pub mod chat;
 pub mod hub;
 pub mod language;
 pub mod rows;
 pub mod tokenizer;
-// 2 meanings
+// 3 meanings
 pub mod dialogue;
 pub mod model;
 pub mod model_id;
+pub mod published;
 pub mod task;
-// 3 workers
+// 4 workers
 pub mod claim;
 pub mod engine;
 pub mod store;
 pub mod train;
 pub mod transform;
-// 4 together
-pub mod compare;
-pub mod eval;
-pub mod gate;
+// 5 together
 pub mod project;
-pub mod published;
+// 6 evaluation
+pub mod eval;
 pub mod samples;
-// 5 showing
+// 7 comparison
+pub mod compare;
+// 8 judging
+pub mod gate;
+// 9 showing
 pub mod report;
-// 6 exchange with other programs
+// 10 exchange with other programs
 pub mod exchange;
-// 7 commands
+// 11 commands
 pub mod cmd;
