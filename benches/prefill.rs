@@ -119,7 +119,7 @@ fn run(flags: &Flags, decoder: impl Decoder) -> anyhow::Result<()> {
             &last.iter().zip(&scores).map(|(token, s)| (token, s.log_probability)).collect::<Vec<_>>()
         )?
     );
-    let peak = Peak::bf16().filter(|_| flags.dtype == Dtype::BF16).unwrap_or_else(Peak::f32);
+    let peak = if flags.dtype == Dtype::BF16 { Peak::bf16() } else { Peak::f32() };
     println!("{{\"what\": \"peak\", \"seconds\": {:.4}, \"flops\": {:.4e}}}", peak.seconds, peak.operations);
     Ok(())
 }

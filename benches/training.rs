@@ -213,7 +213,7 @@ impl Step {
 }
 
 fn report(flags: &Flags, step: &Measured) -> Result<()> {
-    let peak = Peak::bf16().filter(|_| flags.dtype == Dtype::BF16).unwrap_or_else(Peak::f32);
+    let peak = if flags.dtype == Dtype::BF16 { Peak::bf16() } else { Peak::f32() };
     let gemm = match flags.dtype {
         Dtype::BF16 => gemm::<bf16>(),
         Dtype::F32 | Dtype::F16 => gemm::<f32>(),

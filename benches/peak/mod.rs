@@ -21,12 +21,20 @@ impl Peak {
     }
 
     /// The same of bf16 pairs, where the processor has them.
-    pub fn bf16() -> Option<Peak> {
+    pub fn pairs() -> Option<Peak> {
         #[cfg(target_arch = "x86_64")]
-        if Isa::best() == Isa::Avx512Bf16 {
+        if Isa::supported().contains(&Isa::Avx512Bf16) {
             return Some(best(bf16_operations));
         }
         None
+    }
+
+    /// Of what bf16 numbers are multiplied as here: pairs where they are fast, else f32.
+    pub fn bf16() -> Peak {
+        match Isa::best() {
+            Isa::Avx512Bf16 => Peak::pairs().expect("the level has them"),
+            Isa::Avx512 | Isa::Avx2 | Isa::Portable => Peak::f32(),
+        }
     }
 
     /// GFLOP/s of one core.

@@ -3,23 +3,16 @@
 use half::bf16;
 
 use super::matrix::bytes_of;
-use super::tile::{self, Kernel};
-use super::{Isa, Numbers, math};
+use super::{Numbers, math};
 
 /// A number that products are made of.
 pub trait Element: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 'static {
-    /// Numbers of one column that lie side by side in a panel, 32 bits in all.
+    /// Numbers in 32 bits.
     const GROUP: usize;
-    /// Rows of depth that are packed at a time: a panel of them stays in the second-level cache. A multiple of every
-    /// block that weights are stored in.
-    const DEPTH: usize;
 
     fn from_f32(value: f32) -> Self;
 
     fn to_f32(self) -> f32;
-
-    /// The micro-kernel of a level.
-    fn kernel(isa: Isa) -> Kernel<Self>;
 
     /// Numbers in memory, to be read as a matrix.
     fn numbers(values: &[Self]) -> Numbers<'_>;
@@ -30,7 +23,6 @@ pub trait Element: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 
 
 impl Element for f32 {
     const GROUP: usize = 1;
-    const DEPTH: usize = 768;
 
     #[inline(always)]
     fn from_f32(value: f32) -> f32 {
@@ -40,10 +32,6 @@ impl Element for f32 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
-    }
-
-    fn kernel(isa: Isa) -> Kernel<f32> {
-        tile::f32_kernel(isa)
     }
 
     fn numbers(values: &[f32]) -> Numbers<'_> {
@@ -58,7 +46,6 @@ impl Element for f32 {
 
 impl Element for bf16 {
     const GROUP: usize = 2;
-    const DEPTH: usize = 1536;
 
     #[inline(always)]
     fn from_f32(value: f32) -> bf16 {
@@ -68,10 +55,6 @@ impl Element for bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-
-    fn kernel(isa: Isa) -> Kernel<bf16> {
-        tile::bf16_kernel(isa)
     }
 
     fn numbers(values: &[bf16]) -> Numbers<'_> {

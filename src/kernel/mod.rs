@@ -21,6 +21,7 @@ pub mod product;
 pub mod rows;
 mod shared;
 mod tile;
+mod unit;
 
 pub use element::Element;
 pub use isa::Isa;

@@ -1,10 +1,11 @@
 //! Packing: 64 rows of a matrix, whatever they are stored as, become the 64 columns of a panel.
 //!
-//! A panel's unit is 32 bits (an f32, or a pair of bf16), so one transposition of 32-bit numbers serves both.
+//! One transposition of 32 bits serves all: an f32, a pair of bf16 that stays one, a pair that becomes two f32.
 
 use super::isa::for_every_isa;
-use super::matrix::convert;
+use super::matrix::{bytes_of, convert};
 use super::tile::WIDTH;
+use super::unit::{Unit, lay};
 use super::{Element, Isa, Matrix};
 
 /// Buffers of one thread, reused from panel to panel.
@@ -15,52 +16,48 @@ pub struct Packing<E> {
 }
 
 impl<E: Element> Packing<E> {
-    /// Packs columns `from..to` of the 64 rows from `first` on into `panel`; rows beyond the last are 0, and so is what
-    /// fills the last group. Returns the number of groups.
+    /// Packs columns `from..to` of the 64 rows from `first` on into `panel`: (units, 64), where rows beyond the last are 0,
+    /// and so is what fills up the last two numbers.
     pub fn pack(
         &mut self,
-        isa: Isa,
+        (isa, unit): (Isa, Unit),
         matrix: &Matrix,
         first: usize,
         (from, to): (usize, usize),
-        panel: &mut Vec<E>,
-    ) -> usize {
+        panel: &mut [u32],
+    ) {
         let groups = (to - from).div_ceil(E::GROUP);
-        panel.resize((groups * E::GROUP * WIDTH).max(panel.len()), E::default());
+        assert_eq!(panel.len(), unit.count::<E>(to - from) * WIDTH);
         let is_whole = first + WIDTH <= matrix.rows && (to - from).is_multiple_of(E::GROUP);
-        match matrix.stored_as::<E>(first, from).filter(|_| is_whole) {
-            Some(bytes) => {
-                let row_bytes = 4 / E::GROUP * matrix.columns;
-                assert!(bytes.len() >= (WIDTH - 1) * row_bytes + 4 * groups);
-                // SAFETY: the assertion covers every row; the panel was made large enough above.
-                unsafe { transpose(isa, bytes.as_ptr(), row_bytes, groups, panel.as_mut_ptr().cast()) };
-            }
-            None => {
-                self.decode(isa, matrix, first, (from, to), groups * E::GROUP);
-                let row_bytes = 4 * groups;
-                // SAFETY: `decode` made 64 rows of so many groups; the panel was made large enough above.
-                unsafe { transpose(isa, self.rows.as_ptr().cast(), row_bytes, groups, panel.as_mut_ptr().cast()) };
-            }
+        let (source, row_bytes) = match matrix.stored_as::<E>(first, from).filter(|_| is_whole) {
+            Some(bytes) => (bytes, 4 / E::GROUP * matrix.columns),
+            None => (self.decode(isa, matrix, first, (from, to), groups * E::GROUP), 4 * groups),
+        };
+        assert!(source.len() >= (WIDTH - 1) * row_bytes + 4 * groups);
+        let (source, panel) = (source.as_ptr(), panel.as_mut_ptr());
+        // SAFETY: the assertions cover every row of both.
+        match unit.is_held_as::<E>() {
+            true => unsafe { transpose::<false>(isa, source, row_bytes, groups, panel) },
+            false => unsafe { transpose::<true>(isa, source, row_bytes, groups, panel) },
         }
-        groups
     }
 
     /// Packs rows `from..to` of the 64 columns from `first` on: the panel of a product with the matrix transposed. Columns
-    /// beyond the last are 0, and so is what fills the last group. Returns the number of groups.
+    /// beyond the last are 0, and so is what fills up the last two numbers.
     pub fn pack_across(
         &mut self,
-        isa: Isa,
+        (isa, unit): (Isa, Unit),
         matrix: &Matrix,
         first: usize,
         (from, to): (usize, usize),
-        panel: &mut Vec<E>,
-    ) -> usize {
-        let groups = (to - from).div_ceil(E::GROUP);
-        panel.resize((groups * E::GROUP * WIDTH).max(panel.len()), E::default());
+        panel: &mut [u32],
+    ) {
+        assert_eq!(panel.len(), unit.count::<E>(to - from) * WIDTH);
         let present = WIDTH.min(matrix.columns - first);
         self.rows.clear();
         self.rows.resize(E::GROUP * WIDTH, E::default());
-        for (group, panel) in panel.chunks_exact_mut(E::GROUP * WIDTH).take(groups).enumerate() {
+        let size = E::GROUP / unit.numbers() * WIDTH;
+        for (group, panel) in panel.chunks_exact_mut(size).enumerate() {
             for (lane, out) in self.rows.chunks_exact_mut(WIDTH).enumerate() {
                 let row = from + group * E::GROUP + lane;
                 match row < to {
@@ -68,13 +65,15 @@ impl<E: Element> Packing<E> {
                     false => out.fill(E::default()),
                 }
             }
-            interleave(isa, &self.rows, panel);
+            match unit {
+                Unit::F32 => lay(isa, &self.rows, unit, panel),
+                Unit::Bf16Pair => interleave(isa, &self.rows, panel),
+            }
         }
-        groups
     }
 
-    /// Fills `rows`: (64, depth).
-    fn decode(&mut self, isa: Isa, matrix: &Matrix, first: usize, (from, to): (usize, usize), depth: usize) {
+    /// Fills `rows`, (64, depth), and gives them as they lie.
+    fn decode(&mut self, isa: Isa, matrix: &Matrix, first: usize, (from, to): (usize, usize), depth: usize) -> &[u8] {
         self.decoded.resize(to - from, 0.0);
         self.rows.clear();
         self.rows.resize(WIDTH * depth, E::default());
@@ -83,30 +82,29 @@ impl<E: Element> Packing<E> {
             matrix.decode_row(isa, first + row, from, &mut self.decoded);
             convert(isa, &self.decoded, &mut out[..to - from]);
         }
+        bytes_of(&self.rows)
     }
 }
 
 for_every_isa! {
-    /// (GROUP, 64) to (64, GROUP).
-    fn interleave<E: Element>(rows: &[E], panel: &mut [E]) {
+    /// Two rows of 64 bf16 to 64 pairs.
+    fn interleave<E: Element>(rows: &[E], panel: &mut [u32]) {
         let _ = FUSED;
-        match E::GROUP {
-            1 => panel.copy_from_slice(rows),
-            _ => {
-                let (first, second) = rows.split_at(WIDTH);
-                for (pair, (first, second)) in panel.chunks_exact_mut(2).zip(first.iter().zip(second)) {
-                    (pair[0], pair[1]) = (*first, *second);
-                }
-            }
+        let (first, second) = bytes_of(rows).split_at(2 * WIDTH);
+        let both = first.as_chunks::<2>().0.iter().zip(second.as_chunks::<2>().0);
+        for (pair, (first, second)) in panel.iter_mut().zip(both) {
+            *pair = u32::from(u16::from_le_bytes(*first)) | u32::from(u16::from_le_bytes(*second)) << 16;
         }
     }
 }
 
-/// 64 rows of 32-bit units, `row_bytes` apart, to `groups` rows of 64.
+/// 64 rows of 32 bits a group, `row_bytes` apart, to `groups` rows of 64; `WIDEN`: each is a pair of bf16 and becomes two
+/// rows of f32.
 ///
 /// # Safety
-/// `source` has 64 such rows of `groups` units, `panel` room for `groups * 64` units.
-unsafe fn transpose(isa: Isa, source: *const u8, row_bytes: usize, groups: usize, panel: *mut u32) {
+/// `source` has 64 such rows of `groups` groups, `panel` room for as many units (`WIDEN`: twice) times 64.
+unsafe fn transpose<const WIDEN: bool>(isa: Isa, source: *const u8, row_bytes: usize, groups: usize, panel: *mut u32) {
+    let rows_of_a_group = if WIDEN { 2 } else { 1 };
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx512 {
@@ -114,10 +112,10 @@ unsafe fn transpose(isa: Isa, source: *const u8, row_bytes: usize, groups: usize
         // Along 16 rows at a time: so many the processor reads ahead, 64 it does not.
         for column in (0..WIDTH).step_by(16) {
             for group in (0..done).step_by(16) {
-                // SAFETY: 16 units of 16 rows from here on are inside both, as the caller promises.
+                // SAFETY: 16 groups of 16 rows from here on are inside both, as the caller promises.
                 unsafe {
                     let from = source.add(column * row_bytes + 4 * group);
-                    square_with_avx512(from, row_bytes, panel.add(group * WIDTH + column));
+                    square_with_avx512::<WIDEN>(from, row_bytes, panel.add(rows_of_a_group * group * WIDTH + column));
                 }
             }
         }
@@ -127,20 +125,26 @@ unsafe fn transpose(isa: Isa, source: *const u8, row_bytes: usize, groups: usize
         for column in 0..WIDTH {
             // SAFETY: as above.
             unsafe {
-                let unit = source.add(column * row_bytes + 4 * group).cast::<u32>().read_unaligned();
-                panel.add(group * WIDTH + column).write(unit);
+                let bits = source.add(column * row_bytes + 4 * group).cast::<u32>().read_unaligned();
+                let out = panel.add(rows_of_a_group * group * WIDTH + column);
+                if WIDEN {
+                    out.write(bits << 16);
+                    out.add(WIDTH).write(bits & 0xffff_0000);
+                } else {
+                    out.write(bits);
+                }
             }
         }
     }
 }
 
-/// Transposes 16 x 16 units.
+/// Transposes 16 x 16 groups.
 ///
 /// # Safety
-/// The processor has AVX-512; 16 rows of 64 bytes can be read, and 16 rows of 16 units, 64 apart, written.
+/// The processor has AVX-512; 16 rows of 64 bytes can be read, and 16 rows (`WIDEN`: 32) of 16 units, 64 apart, written.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn square_with_avx512(source: *const u8, row_bytes: usize, panel: *mut u32) {
+unsafe fn square_with_avx512<const WIDEN: bool>(source: *const u8, row_bytes: usize, panel: *mut u32) {
     use std::arch::x86_64::*;
     // SAFETY: the caller's promise.
     let rows: [__m512i; 16] =
@@ -166,8 +170,18 @@ unsafe fn square_with_avx512(source: *const u8, row_bytes: usize, panel: *mut u3
             _mm512_shuffle_i32x4::<0xdd>(high.0, high.1),
         ];
         for (lane, column) in columns.into_iter().enumerate() {
+            let group = 4 * lane + c;
             // SAFETY: the caller's promise.
-            unsafe { _mm512_storeu_si512(panel.add((4 * lane + c) * WIDTH).cast(), column) };
+            unsafe {
+                if WIDEN {
+                    let high = _mm512_and_si512(column, _mm512_set1_epi32(0xffff_0000u32 as i32));
+                    let out = panel.add(2 * group * WIDTH);
+                    _mm512_storeu_si512(out.cast(), _mm512_slli_epi32::<16>(column));
+                    _mm512_storeu_si512(out.add(WIDTH).cast(), high);
+                } else {
+                    _mm512_storeu_si512(panel.add(group * WIDTH).cast(), column);
+                }
+            }
         }
     }
 }
@@ -178,31 +192,40 @@ mod tests {
 
     use super::*;
     use crate::kernel::Numbers;
-    use crate::kernel::matrix::bytes_of;
 
     fn values(count: usize) -> Vec<f32> {
         (0..count).map(|index| ((index * 37) % 251) as f32 - 125.0).collect() // exact in bf16
     }
 
     /// The panel's number at a depth and a column.
-    fn at<E: Element>(panel: &[E], depth: usize, column: usize) -> f32 {
-        panel[(depth / E::GROUP) * WIDTH * E::GROUP + column * E::GROUP + depth % E::GROUP].to_f32()
+    fn at(panel: &[u32], unit: Unit, depth: usize, column: usize) -> f32 {
+        let bits = panel[depth / unit.numbers() * WIDTH + column];
+        match (unit, depth % 2) {
+            (Unit::F32, _) => f32::from_bits(bits),
+            (Unit::Bf16Pair, 0) => f32::from_bits(bits << 16),
+            (Unit::Bf16Pair, _) => f32::from_bits(bits & 0xffff_0000),
+        }
     }
 
     fn packs_as_it_stands<E: Element>(numbers: Numbers, rows: usize, columns: usize) {
         let expected = values(rows * columns);
         let matrix = Matrix { rows, columns, numbers, rounded_to_f16: false };
         for isa in Isa::supported() {
+            let unit = Unit::of::<E>(isa);
             for first in (0..rows).step_by(WIDTH) {
                 for (from, to) in [(0, columns), (0, columns.div_ceil(2)), (columns / 2, columns)] {
-                    let (mut packing, mut panel) = (Packing::<E>::default(), Vec::new());
-                    let groups = packing.pack(isa, &matrix, first, (from, to), &mut panel);
-                    assert_eq!(groups, (to - from).div_ceil(E::GROUP));
+                    let mut panel = vec![7; unit.count::<E>(to - from) * WIDTH];
+                    Packing::<E>::default().pack((isa, unit), &matrix, first, (from, to), &mut panel);
+                    let depth = (to - from).next_multiple_of(E::GROUP);
                     for column in 0..WIDTH {
-                        for depth in 0..groups * E::GROUP {
+                        for depth in 0..depth {
                             let inside = first + column < rows && from + depth < to;
                             let number = if inside { expected[(first + column) * columns + from + depth] } else { 0.0 };
-                            assert_eq!(at(&panel, depth, column), number, "{isa:?} {first} {from} {depth} {column}");
+                            assert_eq!(
+                                at(&panel, unit, depth, column),
+                                number,
+                                "{isa:?} {first} {from} {depth} {column}"
+                            );
                         }
                     }
                 }

@@ -1,8 +1,9 @@
 //! Products of rows with weights, spread over threads.
 //!
-//! The work is cut into items of one panel (64 outputs) and a run of rows. A thread packs the panel, stretch of depth
-//! after stretch of depth, multiplies it with all rows of the run and hands the finished sums to the caller's `finish`,
-//! which adds, gates or rounds them while they are in the cache. Nothing waits in a spin: rayon's threads sleep.
+//! The work is cut into items of a few panels (64 outputs each) and a run of rows. A thread packs the panels, stretch of
+//! depth after stretch of depth, and multiplies them with the run's rows, of which it lays a tile side by side at a time:
+//! so rows come from far away once for all panels. The finished sums go to the caller's `finish`, panel after panel, which
+//! adds, gates or rounds them while they are near. Nothing waits in a spin: rayon's threads sleep.
 
 use std::ops::Range;
 
@@ -10,6 +11,7 @@ use rayon::prelude::*;
 
 use super::panel::Packing;
 use super::tile::{self, HEIGHT, WIDTH};
+use super::unit::{Unit, Units, lay};
 use super::{Element, Isa, Matrix, Pool};
 
 /// Rows of activations, `step` numbers from one to the next.
@@ -85,7 +87,11 @@ pub fn padded<E: Element>(columns: usize) -> usize {
     columns.next_multiple_of(E::GROUP)
 }
 
-/// Rows of an item: the sums of so many (half a megabyte) stay in the second-level cache beside the panel.
+/// Units of depth that are packed at a time: an item's panels of them stay in the second-level cache, a tile's rows in the
+/// first. A multiple of every block that weights are stored in.
+const DEPTH: usize = 768;
+const PANELS_OF_AN_ITEM: usize = 3;
+/// Rows of an item, all products together: their sums are 1.5 MB.
 const ROWS_OF_AN_ITEM: usize = 2048;
 /// Below this, packing a panel costs more than multiplying it.
 const FEWEST_ROWS: usize = 48;
@@ -101,9 +107,15 @@ pub struct Kernels<E> {
 /// One worker's buffers.
 #[derive(Default)]
 struct Buffers<E> {
+    operands: Operands<E>,
+    sums: [Vec<f32>; 2], // (panels, rows, 64)
+}
+
+#[derive(Default)]
+struct Operands<E> {
     packing: Packing<E>,
-    panel: Vec<E>,
-    sums: [Vec<f32>; 2],
+    panels: Vec<u32>, // (panels, units, 64)
+    tile: Vec<u32>,   // (HEIGHT, units)
 }
 
 impl<E: Element> Kernels<E> {
@@ -114,62 +126,92 @@ impl<E: Element> Kernels<E> {
     /// For `count` rows the sums of `products`, each a sum of terms; all terms have the same number of outputs. `finish` gets every sum exactly once.
     pub fn multiply<const N: usize>(&self, count: usize, products: [&[Term<E>]; N], finish: impl Fn(Block<N>) + Sync) {
         let outputs = products[0][0].outputs();
-        let panels = outputs.div_ceil(WIDTH);
-        let run = rows_of_an_item(count, panels, ROWS_OF_AN_ITEM / N);
-        let runs = count.div_ceil(run.max(1));
-        (0..panels * runs).into_par_iter().with_max_len(1).for_each(|item| {
-            let (panel, first) = (item / runs, item % runs * run);
+        let (wide, run) = item_size(count, outputs.div_ceil(WIDTH), ROWS_OF_AN_ITEM / N);
+        let (stripes, runs) = (outputs.div_ceil(wide * WIDTH), count.div_ceil(run.max(1)));
+        (0..stripes * runs).into_par_iter().with_max_len(1).for_each(|item| {
+            let (column, first) = (item / runs * wide * WIDTH, item % runs * run);
             let rows = first..count.min(first + run);
-            let columns = panel * WIDTH..outputs.min((panel + 1) * WIDTH);
-            self.buffers.with(|buffers| {
-                let Buffers { packing, panel, sums: [first_sums, second_sums] } = buffers;
-                let mut sums = [first_sums, second_sums].into_iter();
-                let sums: [&mut [f32]; N] = std::array::from_fn(|which| {
-                    let sums = sums.next().expect("there are at most two products");
-                    sums.resize(sums.len().max(rows.len() * WIDTH), 0.0);
-                    let sums = &mut sums[..rows.len() * WIDTH];
-                    sum_terms(self.isa, products[which], rows.clone(), columns.start, packing, panel, sums);
-                    sums
+            let columns = column..outputs.min(column + wide * WIDTH);
+            self.buffers.with(|Buffers { operands, sums: [one, two] }| {
+                let mut buffers = [one, two].into_iter();
+                let mut sums: [&mut [f32]; N] = std::array::from_fn(|which| {
+                    let sums = buffers.next().expect("there are at most two products");
+                    let size = columns.len().div_ceil(WIDTH) * rows.len() * WIDTH;
+                    sums.resize(sums.len().max(size), 0.0);
+                    operands.sum(self.isa, products[which], rows.clone(), columns.clone(), &mut sums[..size]);
+                    &mut sums[..size]
                 });
-                finish(Block { rows, columns, sums });
+                for column in columns.clone().step_by(WIDTH) {
+                    let sums = sums.each_mut().map(|sums| sums.split_off_mut(..rows.len() * WIDTH).expect("a panel's"));
+                    finish(Block { rows: rows.clone(), columns: column..columns.end.min(column + WIDTH), sums });
+                }
             });
         });
     }
 }
 
-/// The sums of some rows for the panel whose first output is `column`.
-fn sum_terms<E: Element>(
-    isa: Isa,
-    terms: &[Term<E>],
-    rows: Range<usize>,
-    column: usize,
-    packing: &mut Packing<E>,
-    panel: &mut Vec<E>,
-    sums: &mut [f32],
-) {
-    let mut goes_on = false;
-    for term in terms {
-        let Rows { numbers, step } = term.rows;
-        let depth = term.depth();
-        for from in (0..depth).step_by(E::DEPTH) {
-            let stretch = (from, depth.min(from + E::DEPTH));
-            let groups = match term.side {
-                Side::Along => packing.pack(isa, &term.weight, column, stretch, panel),
-                Side::Across => packing.pack_across(isa, &term.weight, column, stretch, panel),
-            };
-            let numbers = &numbers[rows.start * step + from..];
-            let panel = (&panel[..], WIDTH * E::GROUP, groups);
-            tile::multiply(isa, (numbers, step, rows.len()), panel, (sums, WIDTH), goes_on);
-            goes_on = true;
+impl<E: Element> Operands<E> {
+    /// The sums of some rows for some columns, the first of which is the first of a panel: (panels, rows, 64).
+    fn sum(&mut self, isa: Isa, terms: &[Term<E>], rows: Range<usize>, columns: Range<usize>, sums: &mut [f32]) {
+        let unit = Unit::of::<E>(isa);
+        let mut goes_on = false;
+        for term in terms {
+            let depth = term.depth();
+            for from in (0..depth).step_by(DEPTH * unit.numbers()) {
+                let stretch = (from, depth.min(from + DEPTH * unit.numbers()));
+                self.pack((isa, unit), term, columns.clone(), stretch);
+                self.multiply((isa, unit), &term.rows, rows.clone(), stretch, sums, goes_on);
+                goes_on = true;
+            }
+        }
+    }
+
+    /// Leaves the panels of a stretch of depth.
+    fn pack(&mut self, how: (Isa, Unit), term: &Term<E>, columns: Range<usize>, stretch: (usize, usize)) {
+        let size = how.1.count::<E>(stretch.1 - stretch.0) * WIDTH;
+        self.panels.resize(columns.len().div_ceil(WIDTH) * size, 0);
+        for (column, panel) in columns.step_by(WIDTH).zip(self.panels.chunks_exact_mut(size)) {
+            match term.side {
+                Side::Along => self.packing.pack(how, &term.weight, column, stretch, panel),
+                Side::Across => self.packing.pack_across(how, &term.weight, column, stretch, panel),
+            }
+        }
+    }
+
+    /// The rows against all panels, a tile of rows at a time.
+    fn multiply(
+        &mut self,
+        (isa, unit): (Isa, Unit),
+        &Rows { numbers, step }: &Rows<E>,
+        rows: Range<usize>,
+        (from, to): (usize, usize),
+        sums: &mut [f32],
+        goes_on: bool,
+    ) {
+        let units = unit.count::<E>(to - from);
+        self.tile.resize(HEIGHT * units, 0);
+        for first in rows.clone().step_by(HEIGHT) {
+            let count = HEIGHT.min(rows.end - first);
+            for (row, out) in (first..first + count).zip(self.tile.chunks_exact_mut(units)) {
+                lay(isa, &numbers[row * step + from..][..units * unit.numbers()], unit, out);
+            }
+            let tile = Units::of(&self.tile, units);
+            let panels = self.panels.chunks_exact(units * WIDTH);
+            for (panel, sums) in panels.zip(sums.chunks_exact_mut(rows.len() * WIDTH)) {
+                let panel = Units::of(panel, WIDTH);
+                let sums = &mut sums[(first - rows.start) * WIDTH..];
+                tile::multiply((isa, unit), (tile, count), (panel, units), (sums, WIDTH), goes_on);
+            }
         }
     }
 }
 
-/// How many rows go into one item. It decides who computes a row, never what comes out.
-fn rows_of_an_item(count: usize, panels: usize, most: usize) -> usize {
-    let enough = (ITEMS_A_THREAD * rayon::current_num_threads()).div_ceil(panels.max(1));
-    let runs = enough.max(count.div_ceil(most)).min(count.div_ceil(FEWEST_ROWS)).max(1);
-    count.div_ceil(runs).next_multiple_of(HEIGHT)
+/// How many panels and rows go into one item. It decides who computes a number, never what comes out.
+fn item_size(count: usize, panels: usize, most_rows: usize) -> (usize, usize) {
+    let (enough, most_runs) = (ITEMS_A_THREAD * rayon::current_num_threads(), count.div_ceil(FEWEST_ROWS).max(1));
+    let wide = (panels * most_runs / enough).clamp(1, PANELS_OF_AN_ITEM);
+    let runs = enough.div_ceil(panels.div_ceil(wide).max(1)).max(count.div_ceil(most_rows)).min(most_runs);
+    (wide, count.div_ceil(runs).next_multiple_of(HEIGHT))
 }
 
 #[cfg(test)]
@@ -256,8 +298,8 @@ mod tests {
                 }
             }
         }
-        agrees::<f32>(7, 65, 2 * f32::DEPTH + 3);
-        agrees::<bf16>(7, 65, 2 * bf16::DEPTH + 3);
+        agrees::<f32>(7, 65, 2 * DEPTH + 3);
+        agrees::<bf16>(7, 65, 2 * 2 * DEPTH + 3);
     }
 
     #[test]
@@ -323,7 +365,7 @@ mod tests {
     fn across_a_matrix_is_along_the_turned_one() {
         for count in [1, 7] {
             for outputs in [1, 63, 65, 130] {
-                for depth in [1, 2, 5, 64, 129, 2 * bf16::DEPTH + 3] {
+                for depth in [1, 2, 5, 64, 129, 4 * DEPTH + 3] {
                     across_agrees::<f32>(count, outputs, depth);
                     across_agrees::<bf16>(count, outputs, depth);
                 }

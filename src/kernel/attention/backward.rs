@@ -9,7 +9,7 @@
 //! A query's gradient depends on that query and its keys alone, a key's adds up its queries from the first to the last:
 //! the bits do not depend on how the work is cut.
 
-use super::{KeyValues, LANES, Queries, ROWS, Sight, times_keys, times_values};
+use super::{KeyValues, LANES, Operands, Queries, ROWS, Sight, times_keys, times_values};
 use crate::kernel::isa::for_every_isa;
 use crate::kernel::math::{exp, soft_cap};
 use crate::kernel::product::padded;
@@ -48,6 +48,7 @@ pub struct BackwardScratch<E> {
     slopes: Vec<E>,     // the same: S'
     first: Vec<f32>,    // (rows, head_dim)
     second: Vec<f32>,   // (rows, head_dim)
+    operands: Operands,
 }
 
 impl<E: Element> Default for Panels<E> {
@@ -111,9 +112,9 @@ pub fn queries_backward<E: Element>(
         let end = queries.sees(first + count - 1, sight.window).1;
         let width = (end - begin).next_multiple_of(WIDTH);
         scratch.grow(width, columns);
-        let BackwardScratch { scores, tangents, slopes, first: found, .. } = scratch;
-        times_keys(isa, (&queries.numbers[first * step..], step, count), straight, (begin, end), scores);
-        times_keys(isa, (&gradients[first * step..], step, count), crossed, (begin, end), tangents);
+        let BackwardScratch { scores, tangents, slopes, first: found, operands, .. } = scratch;
+        times_keys(isa, (&queries.numbers[first * step..], step, count), straight, (begin, end), (operands, scores));
+        times_keys(isa, (&gradients[first * step..], step, count), crossed, (begin, end), (operands, tangents));
         for row in 0..count {
             let (from, to) = queries.sees(first + row, sight.window);
             let part = row * width..(row + 1) * width;
@@ -121,7 +122,7 @@ pub fn queries_backward<E: Element>(
             let (log_sum, delta) = (&mut marks.log_sums[first + row], &mut marks.deltas[first + row]);
             query_slopes(isa, scores, tangents, (from - begin, to - begin), sight, &mut slopes[part], log_sum, delta);
         }
-        times_values(isa, (slopes, width, count), crossed, (begin, end), found);
+        times_values(isa, (slopes, width, count), crossed, (begin, end), (operands, found));
         for (row, found) in found.chunks_exact(columns).enumerate().take(count) {
             out(first + row, &found[..straight.head_dim]);
         }
@@ -152,9 +153,10 @@ pub fn keys_backward<E: Element>(
         let end = is_seen_by(first + count - 1).1;
         let width = (end - begin).next_multiple_of(WIDTH);
         scratch.grow(width, columns);
-        let BackwardScratch { scores, tangents, weights, slopes, first: of_keys, second: of_values } = scratch;
-        times_keys(isa, (&keys.keys[first * step..], step, count), straight, (begin, end), scores);
-        times_keys(isa, (&keys.values[first * step..], step, count), crossed, (begin, end), tangents);
+        let BackwardScratch { scores, tangents, weights, slopes, first: of_keys, second: of_values, operands } =
+            scratch;
+        times_keys(isa, (&keys.keys[first * step..], step, count), straight, (begin, end), (operands, scores));
+        times_keys(isa, (&keys.values[first * step..], step, count), crossed, (begin, end), (operands, tangents));
         let marks = (&marks.log_sums[begin..begin + width], &marks.deltas[begin..begin + width]);
         for row in 0..count {
             let (from, to) = is_seen_by(first + row);
@@ -163,8 +165,8 @@ pub fn keys_backward<E: Element>(
             let (weights, slopes) = (&mut weights[part.clone()], &mut slopes[part]);
             key_slopes(isa, scores, tangents, marks, (from - begin, to - begin), sight, weights, slopes);
         }
-        times_values(isa, (weights, width, count), straight, (begin, end), of_values);
-        times_values(isa, (slopes, width, count), crossed, (begin, end), of_keys);
+        times_values(isa, (weights, width, count), straight, (begin, end), (operands, of_values));
+        times_values(isa, (slopes, width, count), crossed, (begin, end), (operands, of_keys));
         for row in 0..count {
             let part = row * columns..row * columns + straight.head_dim;
             out(first + row, &of_keys[part.clone()], &of_values[part]);

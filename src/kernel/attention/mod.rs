@@ -11,10 +11,13 @@ use super::isa::for_every_isa;
 use super::math::{exp, soft_cap};
 use super::product::padded;
 use super::tile::{self, WIDTH};
+use super::unit::{Laid, Unit};
 use super::{Element, Isa};
 
 /// Query rows that are scored together; their scores stay in the cache for thousands of keys.
 const ROWS: usize = 24;
+/// Positions whose values are multiplied at a time; a multiple of a panel.
+const POSITIONS: usize = 256;
 /// Positions that are summed side by side.
 const LANES: usize = 16;
 
@@ -54,6 +57,14 @@ pub struct Scratch<E> {
     weights: Vec<E>,    // (rows, keys)
     mixed: Vec<f32>,    // (rows, columns)
     inverses: Vec<f32>, // (rows)
+    operands: Operands,
+}
+
+/// Rows and a panel as they are multiplied, where they are not held so.
+#[derive(Default)]
+struct Operands {
+    rows: Laid,
+    panel: Laid,
 }
 
 impl<E: Element> KeyValues<E> {
@@ -162,7 +173,8 @@ pub fn attend<E: Element>(
         let keys = weigh(isa, queries, (first, count), seen, sight, scratch);
         let width = (keys.1 - keys.0).next_multiple_of(WIDTH);
         scratch.mixed.resize(scratch.mixed.len().max(ROWS * columns), 0.0);
-        times_values(isa, (&scratch.weights, width, count), seen, keys, &mut scratch.mixed);
+        let mixed = (&mut scratch.operands, &mut scratch.mixed[..]);
+        times_values(isa, (&scratch.weights, width, count), seen, keys, mixed);
         for (row, mixed) in scratch.mixed.chunks_exact_mut(columns).enumerate().take(count) {
             mixed.iter_mut().for_each(|value| *value *= scratch.inverses[row]);
             out(first + row, &mixed[..seen.head_dim]);
@@ -188,7 +200,8 @@ fn weigh<E: Element>(
     scratch.scores.resize(scratch.scores.len().max(ROWS * width), 0.0);
     scratch.weights.resize(scratch.weights.len().max(ROWS * width), E::default());
     scratch.inverses.resize(ROWS, 0.0);
-    times_keys(isa, (&queries.numbers[first * step..], step, count), seen, (begin, end), &mut scratch.scores);
+    let out = (&mut scratch.operands, &mut scratch.scores[..]);
+    times_keys(isa, (&queries.numbers[first * step..], step, count), seen, (begin, end), out);
     for row in 0..count {
         let (from, to) = queries.sees(first + row, sight.window);
         let part = row * width..(row + 1) * width;
@@ -202,15 +215,17 @@ fn weigh<E: Element>(
 /// Rows (numbers, their step, their count) times the keys `from..to`, `from` the first of a panel: (rows, whole panels).
 fn times_keys<E: Element>(
     isa: Isa,
-    rows: (&[E], usize, usize),
+    (rows, step, count): (&[E], usize, usize),
     seen: &KeyValues<E>,
     (from, to): (usize, usize),
-    out: &mut [f32],
+    (laid, out): (&mut Operands, &mut [f32]),
 ) {
     let (depth, width) = (padded::<E>(seen.head_dim), (to - from).next_multiple_of(WIDTH));
+    let how = (isa, Unit::of::<E>(isa));
+    let rows = laid.rows.rows(how, &rows[..count * step], step);
     for (index, block) in (from..to).step_by(WIDTH).enumerate() {
-        let keys = (&seen.keys[block * depth..], WIDTH * E::GROUP, depth / E::GROUP);
-        tile::multiply(isa, rows, keys, (&mut out[index * WIDTH..], width), false);
+        let keys = laid.panel.panel(how, &seen.keys[block * depth..][..WIDTH * depth], (depth, WIDTH));
+        tile::multiply(how, (rows, count), (keys, how.1.count::<E>(depth)), (&mut out[index * WIDTH..], width), false);
     }
 }
 
@@ -220,13 +235,20 @@ fn times_values<E: Element>(
     (weights, step, count): (&[E], usize, usize),
     seen: &KeyValues<E>,
     (from, to): (usize, usize),
-    out: &mut [f32],
+    (laid, out): (&mut Operands, &mut [f32]),
 ) {
     let columns = seen.columns();
+    let how = (isa, Unit::of::<E>(isa));
+    let rows = laid.rows.rows(how, &weights[..count * step], step);
     for column in (0..columns).step_by(WIDTH) {
-        let values = &seen.values[from * columns + column * E::GROUP..];
-        let panel = (values, columns * E::GROUP, (to - from).div_ceil(E::GROUP));
-        tile::multiply(isa, (weights, step, count), panel, (&mut out[column..], columns), false);
+        for first in (from..to).step_by(POSITIONS) {
+            let end = to.min(first + POSITIONS).next_multiple_of(E::GROUP);
+            let values = &seen.values[first * columns + column * E::GROUP..end * columns];
+            let values = laid.panel.panel(how, values, (end - first, columns));
+            let rows = (rows.from(how.1.count::<E>(first - from)), count);
+            let depth = how.1.count::<E>(end - first);
+            tile::multiply(how, rows, (values, depth), (&mut out[column..], columns), first > from);
+        }
     }
 }
 

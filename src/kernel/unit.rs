@@ -1,0 +1,132 @@
+//! What a micro-kernel multiplies: units of 32 bits, each an f32 or a pair of bf16.
+//!
+//! Activations and weights of a bf16 model are held in bf16 on every processor. Where it multiplies pairs of them in one
+//! fast instruction they go in as they lie; elsewhere they are widened, exactly, to f32 on the way.
+
+use super::isa::for_every_isa;
+use super::matrix::bytes_of;
+use super::tile::WIDTH;
+use super::{Element, Isa};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    F32,
+    /// Two bf16 of consecutive depths, the first in the low half.
+    Bf16Pair,
+}
+
+impl Unit {
+    /// What numbers of this kind are multiplied as.
+    pub fn of<E: Element>(isa: Isa) -> Unit {
+        match isa {
+            Isa::Avx512Bf16 if E::GROUP == 2 => Unit::Bf16Pair,
+            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 | Isa::Portable => Unit::F32,
+        }
+    }
+
+    /// Numbers in a unit.
+    pub fn numbers(self) -> usize {
+        match self {
+            Unit::F32 => 1,
+            Unit::Bf16Pair => 2,
+        }
+    }
+
+    /// Units of so many numbers; the last two are filled up.
+    pub fn count<E: Element>(self, numbers: usize) -> usize {
+        numbers.next_multiple_of(E::GROUP) / self.numbers()
+    }
+
+    /// Whether memory that holds such numbers holds these units.
+    pub fn is_held_as<E: Element>(self) -> bool {
+        self.numbers() == E::GROUP
+    }
+}
+
+/// Units in memory, read as they lie: rows of them, `step` units from one to the next.
+#[derive(Clone, Copy)]
+pub struct Units<'a> {
+    bytes: &'a [u8],
+    pub step: usize,
+}
+
+impl<'a> Units<'a> {
+    pub fn of(units: &[u32], step: usize) -> Units<'_> {
+        // SAFETY: units are plain bits, and bytes need no alignment.
+        let bytes = unsafe { std::slice::from_raw_parts(units.as_ptr().cast(), size_of_val(units)) };
+        Units { bytes, step }
+    }
+
+    /// Whether `count` rows of `length` units are there.
+    pub fn has(&self, count: usize, length: usize) -> bool {
+        count == 0 || length == 0 || self.bytes.len() >= 4 * ((count - 1) * self.step + length)
+    }
+
+    /// The first of the units that are left after so many.
+    pub fn from(&self, first: usize) -> Units<'a> {
+        Units { bytes: &self.bytes[4 * first..], step: self.step }
+    }
+
+    pub fn as_ptr(&self) -> *const u32 {
+        self.bytes.as_ptr().cast()
+    }
+}
+
+/// A buffer for numbers that are not held as the units they are multiplied as.
+#[derive(Default)]
+pub struct Laid(Vec<u32>);
+
+impl Laid {
+    /// Rows, `step` numbers from one to the next.
+    pub fn rows<'a, E: Element>(&'a mut self, (isa, unit): (Isa, Unit), rows: &'a [E], step: usize) -> Units<'a> {
+        if unit.is_held_as::<E>() {
+            return Units { bytes: bytes_of(rows), step: unit.count::<E>(step) };
+        }
+        self.0.resize(unit.count::<E>(rows.len()), 0);
+        lay(isa, rows, unit, &mut self.0);
+        Units::of(&self.0, step)
+    }
+
+    /// A panel, which is 64 columns of rows of `columns`; so many rows.
+    pub fn panel<'a, E: Element>(
+        &'a mut self,
+        (isa, unit): (Isa, Unit),
+        panel: &'a [E],
+        (rows, columns): (usize, usize),
+    ) -> Units<'a> {
+        if unit.is_held_as::<E>() {
+            return Units { bytes: bytes_of(panel), step: columns };
+        }
+        self.0.resize(unit.count::<E>(rows) * WIDTH, 0);
+        widen_panel(isa, bytes_of(panel), columns, &mut self.0);
+        Units::of(&self.0, WIDTH)
+    }
+}
+
+for_every_isa! {
+    /// Numbers, as many as fill whole units, as units.
+    pub(super) fn lay<E: Element>(numbers: &[E], unit: Unit, out: &mut [u32]) {
+        let _ = FUSED;
+        match unit {
+            Unit::F32 => out.iter_mut().zip(numbers).for_each(|(out, number)| *out = number.to_f32().to_bits()),
+            Unit::Bf16Pair => {
+                let pairs = bytes_of(numbers).as_chunks::<4>().0;
+                out.iter_mut().zip(pairs).for_each(|(out, pair)| *out = u32::from_le_bytes(*pair));
+            }
+        }
+    }
+}
+
+for_every_isa! {
+    /// Pairs of bf16, 64 of each `step`, as a panel of f32 with two rows for each row of them.
+    fn widen_panel(pairs: &[u8], step: usize, out: &mut [u32]) {
+        let _ = FUSED;
+        for (out, pairs) in out.chunks_exact_mut(2 * WIDTH).zip(pairs.chunks(4 * step)) {
+            let (first, second) = out.split_at_mut(WIDTH);
+            for ((first, second), pair) in first.iter_mut().zip(second).zip(pairs.as_chunks::<4>().0) {
+                let pair = u32::from_le_bytes(*pair);
+                (*first, *second) = (pair << 16, pair & 0xffff_0000);
+            }
+        }
+    }
+}
