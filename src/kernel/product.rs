@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::panel::Packing;
 use super::tile::{self, HEIGHT, WIDTH};
-use super::unit::{Unit, Units, lay};
+use super::unit::{Unit, Units, lay, prefetch};
 use super::{Element, Isa, Matrix, Pool};
 
 /// Rows of activations, `step` numbers from one to the next.
@@ -123,7 +123,8 @@ impl<E: Element> Kernels<E> {
         Kernels { isa, buffers: Pool::default() }
     }
 
-    /// For `count` rows the sums of `products`, each a sum of terms; all terms have the same number of outputs. `finish` gets every sum exactly once.
+    /// For `count` rows the sums of `products`, each a sum of terms; all terms have the same number of outputs. `finish` gets
+    /// every sum exactly once.
     pub fn multiply<const N: usize>(&self, count: usize, products: [&[Term<E>]; N], finish: impl Fn(Block<N>) + Sync) {
         let outputs = products[0][0].outputs();
         let (wide, run) = item_size(count, outputs.div_ceil(WIDTH), ROWS_OF_AN_ITEM / N);
@@ -169,7 +170,7 @@ impl<E: Element> Operands<E> {
     /// Leaves the panels of a stretch of depth.
     fn pack(&mut self, how: (Isa, Unit), term: &Term<E>, columns: Range<usize>, stretch: (usize, usize)) {
         let size = how.1.count::<E>(stretch.1 - stretch.0) * WIDTH;
-        self.panels.resize(columns.len().div_ceil(WIDTH) * size, 0);
+        self.panels.resize(self.panels.len().max(columns.len().div_ceil(WIDTH) * size), 0);
         for (column, panel) in columns.step_by(WIDTH).zip(self.panels.chunks_exact_mut(size)) {
             match term.side {
                 Side::Along => self.packing.pack(how, &term.weight, column, stretch, panel),
@@ -189,11 +190,13 @@ impl<E: Element> Operands<E> {
         goes_on: bool,
     ) {
         let units = unit.count::<E>(to - from);
-        self.tile.resize(HEIGHT * units, 0);
+        self.tile.resize(self.tile.len().max(HEIGHT * units), 0);
         for first in rows.clone().step_by(HEIGHT) {
             let count = HEIGHT.min(rows.end - first);
+            let stretch = |row: usize| &numbers[row * step + from..][..units * unit.numbers()];
+            (first + count..rows.end).take(HEIGHT).for_each(|next| prefetch(stretch(next)));
             for (row, out) in (first..first + count).zip(self.tile.chunks_exact_mut(units)) {
-                lay(isa, &numbers[row * step + from..][..units * unit.numbers()], unit, out);
+                lay(isa, stretch(row), unit, out);
             }
             let tile = Units::of(&self.tile, units);
             let panels = self.panels.chunks_exact(units * WIDTH);

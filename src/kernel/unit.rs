@@ -8,6 +8,10 @@ use super::matrix::bytes_of;
 use super::tile::WIDTH;
 use super::{Element, Isa};
 
+/// Bytes that memory is read by.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE: usize = 64;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     F32,
@@ -62,7 +66,7 @@ impl<'a> Units<'a> {
         count == 0 || length == 0 || self.bytes.len() >= 4 * ((count - 1) * self.step + length)
     }
 
-    /// The first of the units that are left after so many.
+    /// Without the first so many units of each row.
     pub fn from(&self, first: usize) -> Units<'a> {
         Units { bytes: &self.bytes[4 * first..], step: self.step }
     }
@@ -115,6 +119,17 @@ for_every_isa! {
             }
         }
     }
+}
+
+/// Asks for numbers that will be laid soon: rows lie far apart, where the processor does not look ahead by itself.
+pub fn prefetch<E: Element>(numbers: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes_of(numbers).chunks(CACHE_LINE) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint, which every x86-64 has.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    let _ = numbers;
 }
 
 for_every_isa! {
