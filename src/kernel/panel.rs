@@ -2,6 +2,8 @@
 //!
 //! One transposition of 32 bits serves all: an f32, a pair of bf16 that stays one, a pair that becomes two f32.
 
+use std::ops::Range;
+
 use super::isa::for_every_isa;
 use super::matrix::{bytes_of, convert};
 use super::tile::WIDTH;
@@ -42,32 +44,38 @@ impl<E: Element> Packing<E> {
         }
     }
 
-    /// Packs rows `from..to` of the 64 columns from `first` on: the panel of a product with the matrix transposed. Columns
-    /// beyond the last are 0, and so is what fills up the last two numbers.
+    /// Packs rows `from..to` of some columns into panels of a product with the matrix transposed: (panels, units, 64), where
+    /// columns beyond the last are 0, and so is what fills up the last two numbers. A row is read once for all panels.
     pub fn pack_across(
         &mut self,
         (isa, unit): (Isa, Unit),
         matrix: &Matrix,
-        first: usize,
+        columns: Range<usize>,
         (from, to): (usize, usize),
-        panel: &mut [u32],
+        panels: &mut [u32],
     ) {
-        assert_eq!(panel.len(), unit.count::<E>(to - from) * WIDTH);
-        let present = WIDTH.min(matrix.columns - first);
+        let width = columns.len().next_multiple_of(WIDTH);
+        let size = unit.count::<E>(to - from) * WIDTH;
+        assert_eq!(panels.len(), width / WIDTH * size);
         self.rows.clear();
-        self.rows.resize(E::GROUP * WIDTH, E::default());
-        let size = E::GROUP / unit.numbers() * WIDTH;
-        for (group, panel) in panel.chunks_exact_mut(size).enumerate() {
-            for (lane, out) in self.rows.chunks_exact_mut(WIDTH).enumerate() {
+        self.rows.resize(E::GROUP * width, E::default());
+        let group_size = E::GROUP / unit.numbers() * WIDTH;
+        for group in 0..(to - from).div_ceil(E::GROUP) {
+            for (lane, out) in self.rows.chunks_exact_mut(width).enumerate() {
                 let row = from + group * E::GROUP + lane;
                 match row < to {
-                    true => matrix.read_part(isa, row, first, &mut self.decoded, &mut out[..present]),
+                    true => matrix.read_part(isa, row, columns.start, &mut self.decoded, &mut out[..columns.len()]),
                     false => out.fill(E::default()),
                 }
             }
-            match unit {
-                Unit::F32 => lay(isa, &self.rows, unit, panel),
-                Unit::Bf16Pair => interleave(isa, &self.rows, panel),
+            for (index, panel) in panels.chunks_exact_mut(size).enumerate() {
+                lay_group(
+                    isa,
+                    unit,
+                    &self.rows[index * WIDTH..],
+                    width,
+                    &mut panel[group * group_size..][..group_size],
+                );
             }
         }
     }
@@ -86,12 +94,23 @@ impl<E: Element> Packing<E> {
     }
 }
 
+/// A group of rows, 64 numbers of each and `step` from one to the next, as units.
+fn lay_group<E: Element>(isa: Isa, unit: Unit, rows: &[E], step: usize, panel: &mut [u32]) {
+    match unit {
+        Unit::F32 => {
+            for (row, out) in rows.chunks(step).zip(panel.chunks_exact_mut(WIDTH)) {
+                lay(isa, &row[..WIDTH], unit, out);
+            }
+        }
+        Unit::Bf16Pair => interleave(isa, &rows[..WIDTH], &rows[step..][..WIDTH], panel),
+    }
+}
+
 for_every_isa! {
-    /// Two rows of 64 bf16 to 64 pairs.
-    fn interleave<E: Element>(rows: &[E], panel: &mut [u32]) {
+    /// Two rows of bf16 to pairs.
+    fn interleave<E: Element>(first: &[E], second: &[E], panel: &mut [u32]) {
         let _ = FUSED;
-        let (first, second) = bytes_of(rows).split_at(2 * WIDTH);
-        let both = first.as_chunks::<2>().0.iter().zip(second.as_chunks::<2>().0);
+        let both = bytes_of(first).as_chunks::<2>().0.iter().zip(bytes_of(second).as_chunks::<2>().0);
         for (pair, (first, second)) in panel.iter_mut().zip(both) {
             *pair = u32::from(u16::from_le_bytes(*first)) | u32::from(u16::from_le_bytes(*second)) << 16;
         }

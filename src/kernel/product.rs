@@ -161,7 +161,7 @@ impl<E: Element> Operands<E> {
             for from in (0..depth).step_by(DEPTH * unit.numbers()) {
                 let stretch = (from, depth.min(from + DEPTH * unit.numbers()));
                 self.pack((isa, unit), term, columns.clone(), stretch);
-                self.multiply((isa, unit), &term.rows, rows.clone(), stretch, sums, goes_on);
+                self.multiply((isa, unit), &term.rows, (rows.clone(), columns.len()), stretch, (&mut *sums, goes_on));
                 goes_on = true;
             }
         }
@@ -170,12 +170,16 @@ impl<E: Element> Operands<E> {
     /// Leaves the panels of a stretch of depth.
     fn pack(&mut self, how: (Isa, Unit), term: &Term<E>, columns: Range<usize>, stretch: (usize, usize)) {
         let size = how.1.count::<E>(stretch.1 - stretch.0) * WIDTH;
-        self.panels.resize(self.panels.len().max(columns.len().div_ceil(WIDTH) * size), 0);
-        for (column, panel) in columns.step_by(WIDTH).zip(self.panels.chunks_exact_mut(size)) {
-            match term.side {
-                Side::Along => self.packing.pack(how, &term.weight, column, stretch, panel),
-                Side::Across => self.packing.pack_across(how, &term.weight, column, stretch, panel),
+        let all = columns.len().div_ceil(WIDTH) * size;
+        self.panels.resize(self.panels.len().max(all), 0);
+        let (packing, panels) = (&mut self.packing, &mut self.panels[..all]);
+        match term.side {
+            Side::Along => {
+                for (column, panel) in columns.step_by(WIDTH).zip(panels.chunks_exact_mut(size)) {
+                    packing.pack(how, &term.weight, column, stretch, panel);
+                }
             }
+            Side::Across => packing.pack_across(how, &term.weight, columns, stretch, panels),
         }
     }
 
@@ -184,10 +188,9 @@ impl<E: Element> Operands<E> {
         &mut self,
         (isa, unit): (Isa, Unit),
         &Rows { numbers, step }: &Rows<E>,
-        rows: Range<usize>,
+        (rows, columns): (Range<usize>, usize),
         (from, to): (usize, usize),
-        sums: &mut [f32],
-        goes_on: bool,
+        (sums, goes_on): (&mut [f32], bool),
     ) {
         let units = unit.count::<E>(to - from);
         self.tile.resize(self.tile.len().max(HEIGHT * units), 0);
@@ -200,10 +203,11 @@ impl<E: Element> Operands<E> {
             }
             let tile = Units::of(&self.tile, units);
             let panels = self.panels.chunks_exact(units * WIDTH);
-            for (panel, sums) in panels.zip(sums.chunks_exact_mut(rows.len() * WIDTH)) {
-                let panel = Units::of(panel, WIDTH);
+            let sums = sums.chunks_exact_mut(rows.len() * WIDTH);
+            for ((panel, sums), column) in panels.zip(sums).zip((0..columns).step_by(WIDTH)) {
+                let panel = (Units::of(panel, WIDTH), WIDTH.min(columns - column), units);
                 let sums = &mut sums[(first - rows.start) * WIDTH..];
-                tile::multiply((isa, unit), (tile, count), (panel, units), (sums, WIDTH), goes_on);
+                tile::multiply((isa, unit), (tile, count), panel, (sums, WIDTH), goes_on);
             }
         }
     }

@@ -225,7 +225,8 @@ fn times_keys<E: Element>(
     let rows = laid.rows.rows(how, &rows[..count * step], step);
     for (index, block) in (from..to).step_by(WIDTH).enumerate() {
         let keys = laid.panel.panel(how, &seen.keys[block * depth..][..WIDTH * depth], (depth, WIDTH));
-        tile::multiply(how, (rows, count), (keys, how.1.count::<E>(depth)), (&mut out[index * WIDTH..], width), false);
+        let keys = (keys, WIDTH.min(to - block), how.1.count::<E>(depth));
+        tile::multiply(how, (rows, count), keys, (&mut out[index * WIDTH..], width), false);
     }
 }
 
@@ -247,7 +248,8 @@ fn times_values<E: Element>(
             let values = laid.panel.panel(how, values, (end - first, columns));
             let rows = (rows.from(how.1.count::<E>(first - from)), count);
             let depth = how.1.count::<E>(end - first);
-            tile::multiply(how, rows, (values, depth), (&mut out[column..], columns), first > from);
+            let values = (values, WIDTH.min(seen.head_dim - column), depth);
+            tile::multiply(how, rows, values, (&mut out[column..], columns), first > from);
         }
     }
 }

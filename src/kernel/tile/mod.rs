@@ -18,17 +18,20 @@ pub const HEIGHT: usize = 6;
 /// Columns of a panel.
 pub const WIDTH: usize = 64;
 
-/// Calls `$kernel::<height>` for a height known only at run time.
+/// Columns that any level computes side by side: of a panel of which fewer are of use, so many at a time are left out.
+const STRIP: usize = 16;
+
+/// Calls `$kernel::<height>`, or `$kernel::<height, width>`, for a height known only at run time.
 #[cfg(target_arch = "x86_64")]
 macro_rules! with_height {
-    ($kernel:ident, $height:expr, $($argument:expr),+) => {
-        match $height {
-            1 => $kernel::<1>($($argument),+),
-            2 => $kernel::<2>($($argument),+),
-            3 => $kernel::<3>($($argument),+),
-            4 => $kernel::<4>($($argument),+),
-            5 => $kernel::<5>($($argument),+),
-            _ => $kernel::<6>($($argument),+),
+    ($kernel:ident $(, $width:literal)?; $tile:expr) => {
+        match $tile.height {
+            1 => $kernel::<1 $(, $width)?>($tile),
+            2 => $kernel::<2 $(, $width)?>($tile),
+            3 => $kernel::<3 $(, $width)?>($tile),
+            4 => $kernel::<4 $(, $width)?>($tile),
+            5 => $kernel::<5 $(, $width)?>($tile),
+            _ => $kernel::<6 $(, $width)?>($tile),
         }
     };
 }
@@ -38,6 +41,10 @@ use with_height;
 /// What a tile reads and writes. Nothing needs to be aligned.
 #[derive(Clone, Copy)]
 struct Tile {
+    /// 1 to [`HEIGHT`].
+    height: usize,
+    /// Strips of columns that are wanted, 1 to 4; sums of the others may be left as they are.
+    strips: usize,
     /// First of the rows, `row_step` units apart, each at least `units` long.
     rows: *const u32,
     row_step: usize,
@@ -52,8 +59,8 @@ struct Tile {
     goes_on: bool,
 }
 
-/// Computes a tile of so many rows (1 to [`HEIGHT`]).
-type Kernel = unsafe fn(usize, &Tile);
+/// Computes a tile, whose pointers are good for what it says.
+type Kernel = unsafe fn(&Tile);
 
 fn kernel(isa: Isa, unit: Unit) -> Kernel {
     match (isa, unit) {
@@ -70,21 +77,24 @@ fn kernel(isa: Isa, unit: Unit) -> Kernel {
     }
 }
 
-/// `count` rows against one panel of `units` units of depth, tile after tile.
+/// `count` rows against the first `columns` of one panel of `units` units of depth, tile after tile.
 ///
-/// `unit` is what [`Unit::of`] says; `sums`: (count, 64), `sums_step` apart.
+/// `unit` is what [`Unit::of`] says; `sums`: (count, 64), `sums_step` apart, of which columns that are not wanted hold nothing of
+/// meaning.
 pub fn multiply(
     (isa, unit): (Isa, Unit),
     (rows, count): (Units, usize),
-    (panel, units): (Units, usize),
+    (panel, columns, units): (Units, usize, usize),
     (sums, sums_step): (&mut [f32], usize),
     goes_on: bool,
 ) {
-    assert!(rows.has(count, units) && panel.has(units, WIDTH));
+    assert!(rows.has(count, units) && panel.has(units, WIDTH) && (1..=WIDTH).contains(&columns));
     assert!(count == 0 || sums.len() >= (count - 1) * sums_step + WIDTH);
     let kernel = kernel(isa, unit);
     for first in (0..count).step_by(HEIGHT) {
         let tile = Tile {
+            height: HEIGHT.min(count - first),
+            strips: columns.div_ceil(STRIP),
             rows: rows.from(first * rows.step).as_ptr(),
             row_step: rows.step,
             panel: panel.as_ptr(),
@@ -95,6 +105,6 @@ pub fn multiply(
             goes_on,
         };
         // SAFETY: the bounds above hold for every tile; the level is one this processor has.
-        unsafe { kernel(HEIGHT.min(count - first), &tile) };
+        unsafe { kernel(&tile) };
     }
 }

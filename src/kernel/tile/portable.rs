@@ -3,9 +3,9 @@
 use super::{Tile, WIDTH};
 
 /// # Safety
-/// The pointers of `tile` are good for `height` rows.
-pub unsafe fn f32_tile(height: usize, tile: &Tile) {
-    for row in 0..height {
+/// The pointers of `tile` are good for rows of f32.
+pub unsafe fn f32_tile(tile: &Tile) {
+    for row in 0..tile.height {
         // SAFETY: the caller's sums have 64 numbers for this row.
         let out = unsafe { &mut *tile.sums.add(row * tile.sums_step).cast::<[f32; WIDTH]>() };
         let mut sums = if tile.goes_on { *out } else { [0.0; WIDTH] };
