@@ -3,8 +3,8 @@
 //!     cargo bench --bench kernels [-- --threads 1]
 //!
 //! The peak is measured in the same run: multiply-adds on registers alone, and bf16 pairs beside them; bf16 products are
-//! held against whichever of the two they are made with. Rates are per second of processor time, so that a machine that is busy with
-//! other work shows the same.
+//! held against whichever of the two they are made with. Rates are per second of processor time, so that a machine that is
+//! busy with other work shows the same.
 
 mod peak;
 

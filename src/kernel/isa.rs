@@ -67,8 +67,8 @@ impl Isa {
 }
 
 /// Whether products of bf16 pairs beat f32. AMD's cores start a pair product (64 operations) as often as a multiply-add
-/// (32), Intel's a quarter as often: an EPYC does 500 GFLOP/s a core with pairs and 255 with f32, a Sapphire Rapids Xeon 82
-/// and 170 (`cargo bench --bench kernels`). Told by the maker, not by a measurement, so that no bit depends on a machine's load.
+/// (32), Intel's a quarter as often: a Sapphire Rapids Xeon does 82 GFLOP/s a core with pairs and 170 with f32
+/// (`cargo bench --bench kernels`). Told by the maker, not by a measurement, so that no bit depends on a machine's load.
 #[cfg(target_arch = "x86_64")]
 fn pairs_are_fast() -> bool {
     let maker = std::arch::x86_64::__cpuid(0);

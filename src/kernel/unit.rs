@@ -12,6 +12,7 @@ use super::{Element, Isa};
 #[cfg(target_arch = "x86_64")]
 const CACHE_LINE: usize = 64;
 
+/// 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     F32,

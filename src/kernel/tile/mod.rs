@@ -79,8 +79,8 @@ fn kernel(isa: Isa, unit: Unit) -> Kernel {
 
 /// `count` rows against the first `columns` of one panel of `units` units of depth, tile after tile.
 ///
-/// `unit` is what [`Unit::of`] says; `sums`: (count, 64), `sums_step` apart, of which columns that are not wanted hold nothing of
-/// meaning.
+/// `unit` is what [`Unit::of`] says; `sums`: (count, 64), `sums_step` apart, of which columns that are not wanted hold
+/// nothing of meaning.
 pub fn multiply(
     (isa, unit): (Isa, Unit),
     (rows, count): (Units, usize),

@@ -7,7 +7,7 @@ use crate::model::config::ModelConfig;
 use crate::model::cpu::linear::UNIT;
 use crate::model::training::Inputs;
 
-/// A thread's buffers of a product: two runs of sums, a panel, rows being decoded.
+/// A thread's buffers of a product: two runs of sums, panels, rows being decoded.
 const THREAD: usize = 4 << 20;
 /// What a walk keeps of a token beside its states: ids, targets, where it was routed.
 const TOKEN: usize = 64;
