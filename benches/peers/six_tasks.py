@@ -6,6 +6,7 @@ at the task's best setting, and all six together in one process that loads the m
 are compared with f32's, and the prompts by hash."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -47,8 +48,7 @@ class Harness:
 
     def __init__(self, place, model, script, environment, protocol, batch_sizes):
         self.place, self.model, self.script, self.environment = place, place.checkpoint(model), script, environment
-        self.protocol = protocol
-        self.settings = [(dtype, size) for dtype in ("bfloat16", "float32") for size in batch_sizes]
+        self.protocol, self.batch_sizes = protocol, batch_sizes
         self.rows = place.peers / "rows"
 
     @staticmethod
@@ -141,10 +141,10 @@ def with_limits(share):
     return [dataclasses.replace(task, limit=max(1, round(task.limit * share))) for task in TASKS]
 
 
-def tune(harness, tasks):
+def tune(harness, tasks, dtypes):
     """The best setting of each task and of all together, by seconds inside one process a setting."""
     seconds = {}
-    for setting in harness.settings:
+    for setting in itertools.product(dtypes, harness.batch_sizes):
         try:
             _, lines = harness.run(tasks, setting)
             seconds[setting] = {name: line["seconds"] for name, line in lines.items()}
@@ -179,7 +179,7 @@ def versus(place, asked, model, harness):
     if not settings:
         names = [task.name for task in tasks]
         part = [task for task in with_limits(asked.share * asked.tune_share) if task.name in names]
-        settings, together = tune(harness, part)
+        settings, together = tune(harness, part, asked.dtypes.split(","))
     for task in [] if asked.only == "together" else tasks:
         yield from contest(place, harness, model, [task], settings[task.name], f"{task.name}, {task.limit} documents")
     if asked.only != "tasks":
@@ -236,14 +236,14 @@ def lines(place, asked):
     data_files.lay_out(place.data, place.peers / "rows")
     for model in asked.models.split(","):
         print(f"six tasks: {model}", flush=True)
-        if not asked.no_times:
+        if "latest" in asked.harnesses and not asked.no_times:
             yield from attempt(place, asked, model, versus, Harness.latest)
-        if not asked.no_picks:
+        if "latest" in asked.harnesses and not asked.no_picks:
             yield from attempt(place, asked, model, pick_lines, Harness.latest)
-        if not os.environ.get("LMEVAL_V1"):
-            yield table.not_run(PART, model, "harness of June 2023", "LMEVAL_V1 names no checkout")
-        elif not asked.no_v1:
+        if "v1" in asked.harnesses and os.environ.get("LMEVAL_V1"):
             yield from attempt(place, asked, model, versus, Harness.of_june_2023)
+        elif "v1" in asked.harnesses:
+            yield table.not_run(PART, model, "harness of June 2023", "LMEVAL_V1 names no checkout")
 
 
 def add_flags(parser):
@@ -251,11 +251,12 @@ def add_flags(parser):
     parser.add_argument("--tasks", default=",".join(task.name for task in TASKS), help="some of the six")
     parser.add_argument("--share", type=float, default=1.0, help="of 40 documents a task, 4 a subject, 20 of GSM8K")
     parser.add_argument("--tune-share", type=float, default=0.2, help="of those, to try dtypes and batch sizes on")
+    parser.add_argument("--dtypes", default="bfloat16,float32", help="of the harness, to try")
     parser.add_argument("--setting", help="DTYPE:BATCH of the harness for all tasks, instead of trying")
     parser.add_argument("--only", choices=["tasks", "together"], help="each task alone, or all together, not both")
     parser.add_argument("--no-times", action="store_true", help="compare picks alone")
     parser.add_argument("--no-picks", action="store_true", help="measure times alone")
-    parser.add_argument("--no-v1", action="store_true", help="leave the harness of June 2023 out")
+    parser.add_argument("--harnesses", nargs="+", choices=["latest", "v1"], default=["latest", "v1"], help="which of two")
 
 
 def main():
