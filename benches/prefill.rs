@@ -16,14 +16,13 @@ use clap::Parser;
 use fireval::engine::cost::Cost;
 use fireval::kernel::{Element, Isa};
 use fireval::memory::Memory;
-use fireval::model::candle::{self, CandleDecoder, Numerics};
+use fireval::model::candle::{self, CandleDecoder};
 use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::home::Arithmetic;
 use fireval::model::packed::Packed;
-use fireval::weights::Checkpoint;
-use fireval::weights::writer::Dtype;
+use fireval::weights::{Checkpoint, Dtype};
 use half::bf16;
 use peak::{Peak, processor_seconds};
 
@@ -58,7 +57,7 @@ fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
     rayon::ThreadPoolBuilder::new().num_threads(flags.threads).build_global()?;
     let checkpoint = Checkpoint::open(&flags.model)?;
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    let config = ModelConfig::of(&checkpoint)?;
     match (flags.decoder, flags.dtype) {
         (Arithmetic::Cpu, Dtype::BF16) => run(&flags, cpu::<bf16>(checkpoint, &config, &flags)?),
         (Arithmetic::Cpu, Dtype::F32 | Dtype::F16) => run(&flags, cpu::<f32>(checkpoint, &config, &flags)?),
@@ -74,12 +73,7 @@ fn cpu<E: Element>(checkpoint: Checkpoint, config: &ModelConfig, flags: &Flags) 
 }
 
 fn candle(checkpoint: &Checkpoint, config: &ModelConfig, dtype: Dtype) -> anyhow::Result<CandleDecoder> {
-    let numerics = match dtype {
-        Dtype::F32 => Numerics::F32,
-        Dtype::BF16 => Numerics::BF16,
-        Dtype::F16 => Numerics::F16,
-    };
-    let options = candle::LoadOptions { device: candle_core::Device::Cpu, numerics, nf4: false };
+    let options = candle::LoadOptions { device: candle_core::Device::Cpu, dtype, nf4: false };
     CandleDecoder::load(checkpoint, config, &options)
 }
 

@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let begun = Instant::now();
     let checkpoint = Checkpoint::open(&path)?;
     println!("opened cold in {:.3} s", begun.elapsed().as_secs_f64());
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    let config = ModelConfig::of(&checkpoint)?;
     let layers: Vec<Vec<String>> = (0..config.num_hidden_layers)
         .map(|layer| names::linears(&config, layer).iter().map(|linear| names::weight(&linear.module)).collect())
         .collect();

@@ -44,8 +44,7 @@ use fireval::model::training::{Gradients, Inputs, Loss, LossOptions, MicroBatch,
 use fireval::train::adamw::{AdamW, Settings};
 use fireval::train::initial;
 use fireval::train::recipe::Lora;
-use fireval::weights::Checkpoint;
-use fireval::weights::writer::Dtype;
+use fireval::weights::{Checkpoint, Dtype};
 use half::bf16;
 use peak::{Peak, processor_seconds};
 use shapes::Shape;
@@ -148,7 +147,7 @@ impl Step {
             flags.micro_batches
         );
         let checkpoint = Checkpoint::open(path)?;
-        let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+        let config = ModelConfig::of(&checkpoint)?;
         let targets: BTreeSet<&str> = names::linears(&config, 0)
             .iter()
             .map(|linear| Ok(Target::of(&linear.module)?.name()))

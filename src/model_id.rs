@@ -10,8 +10,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256_hex;
-use crate::weights::writer::Dtype;
-use crate::weights::{Checkpoint, Format, bitsandbytes};
+use crate::weights::{Checkpoint, Dtype, Format, bitsandbytes};
 
 /// How the linears of a model are held, when not in its dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -43,11 +42,11 @@ pub struct ModelId {
     pub dtype: String,
     /// How frozen weights are held, by the checkpoint or because it was asked for: "nf4".
     pub quantization: Option<String>,
-    /// Which engine computed, and its numerics version: "cpu-1-fused", "scripted".
+    /// Which engine computed, and its numerics version: "cpu-2-fused", "scripted-1".
     pub engine: String,
 }
 
-/// What decides how text becomes tokens and where a generation ends. Files that are not there are left out.
+/// What decides how text becomes tokens, which are generated and where a text ends. Files that are not there are left out.
 const TOKENIZER_FILES: &[&str] = &[
     "tokenizer.json",
     "tokenizer_config.json",
@@ -103,11 +102,15 @@ impl ModelId {
     }
 }
 
-/// The checkpoint's own: the one that NF4 weights are computed in, else that of its first tensor.
+/// The checkpoint's own: the one that NF4 weights are computed in, f32 for quantised GGUF files, else that of its first
+/// tensor.
 pub fn own_dtype(checkpoint: &Checkpoint) -> Result<Dtype> {
     if checkpoint.holds(Format::Nf4) {
         let dtype = bitsandbytes::compute_dtype(checkpoint.config_json());
         return dtype.with_context(|| checkpoint.config_place().to_owned());
+    }
+    if checkpoint.holds_blocks() {
+        return Ok(Dtype::F32);
     }
     let names = checkpoint.names();
     let first = names.first().with_context(|| format!("{}: no tensors", checkpoint.config_place()))?;
@@ -140,7 +143,7 @@ mod tests {
             tokenizer: "t".to_owned(),
             dtype: "f32".to_owned(),
             quantization: None,
-            engine: "candle-cpu-1".to_owned(),
+            engine: "candle-cpu-2".to_owned(),
         }
     }
 

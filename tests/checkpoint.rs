@@ -7,10 +7,13 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value as Meta;
+use fireval::memory::Memory;
 use fireval::model::config::{ModelConfig, RopeScaling};
+use fireval::model::decoder::Decoder;
+use fireval::model::home::{DecoderUser, Held, Home, Stored};
 use fireval::model::names;
-use fireval::weights::writer::{Dtype, Planned, Writer};
-use fireval::weights::{Checkpoint, Format};
+use fireval::weights::writer::{Planned, Writer};
+use fireval::weights::{Checkpoint, Dtype, Format};
 use serde_json::{Value, json};
 use tiny::{dense_config, message, set, write_folder, write_gguf, write_json};
 
@@ -21,13 +24,13 @@ fn folder(model_type: &str, dtype: Dtype) -> tempfile::TempDir {
 }
 
 fn config(checkpoint: &Checkpoint) -> ModelConfig {
-    ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place()).unwrap()
+    ModelConfig::of(checkpoint).unwrap()
 }
 
 /// Opens, checks and decodes everything.
 fn read_all(path: &Path) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(path)?;
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    let config = ModelConfig::of(&checkpoint)?;
     names::check(&checkpoint, &config)?;
     for name in checkpoint.names() {
         checkpoint.stored(name)?.to_f32()?;
@@ -96,6 +99,15 @@ fn shards_open_as_one() {
         assert_eq!(checkpoint.tensor(&name, &shape).unwrap().to_f32().unwrap(), tiny::weights(&name, &shape));
     }
     assert!(checkpoint.files().len() > 2);
+}
+
+#[test]
+fn a_single_file_counts_before_an_index() {
+    let sharded = sharded();
+    let single = folder("mistral", Dtype::F32);
+    std::fs::copy(single.path().join("model.safetensors"), sharded.path().join("model.safetensors")).unwrap();
+    edit_index(sharded.path(), |index| index["weight_map"] = json!({"model.norm.weight": "gone.safetensors"}));
+    assert_eq!(Checkpoint::open(sharded.path()).unwrap().files().len(), 1);
 }
 
 #[test]
@@ -179,6 +191,31 @@ fn a_tensor_without_a_place_is_an_error() {
     config["tie_word_embeddings"] = json!(true);
     write_json(&folder.path().join("config.json"), &config);
     read_all(folder.path()).unwrap();
+}
+
+/// Does nothing with it.
+struct Ignore;
+
+impl DecoderUser for Ignore {
+    type Output = ();
+
+    fn take<D: Decoder>(self, _: D) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_model_with_a_tensor_that_nothing_uses_is_not_run() {
+    let folder = folder("llama", Dtype::F32);
+    let held = Held { dtype: Dtype::F32, nf4: false };
+    let memory = Memory(u64::MAX);
+    let open = || Stored { checkpoint: folder.path(), adapter: None, home: Home::Cpu, held, memory }.open(Ignore);
+    open().unwrap();
+    let mut config = dense_config("llama");
+    config["num_hidden_layers"] = json!(1);
+    write_json(&folder.path().join("config.json"), &config);
+    let error = message(open());
+    assert!(error.contains("`model.layers.1.") && error.contains("no place"), "{error}");
 }
 
 /// A safetensors file of that header, with `data` bytes behind it.

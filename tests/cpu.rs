@@ -13,7 +13,7 @@ use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 use fireval::kernel::{Element, Isa};
 use fireval::model::adapter::peft;
-use fireval::model::candle::{self, CandleDecoder, Numerics};
+use fireval::model::candle::{self, CandleDecoder};
 use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{CpuDecoder, LoadOptions};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
@@ -24,8 +24,7 @@ use fireval::request::Request;
 use fireval::task::{DataSource, Task};
 use fireval::transform::quantize::quantize;
 use fireval::transform::upcycle::{UpcycleOptions, upcycle};
-use fireval::weights::Checkpoint;
-use fireval::weights::writer::Dtype;
+use fireval::weights::{Checkpoint, Dtype};
 use half::bf16;
 use invariance::engine;
 use serde_json::{Value, json};
@@ -42,7 +41,7 @@ fn fixture(name: &str) -> PathBuf {
 
 fn open(path: &Path) -> (Checkpoint, ModelConfig) {
     let checkpoint = Checkpoint::open(path).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config").unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     (checkpoint, config)
 }
 
@@ -51,9 +50,9 @@ fn cpu<E: Element>(path: &Path, options: &LoadOptions) -> CpuDecoder<E> {
     CpuDecoder::load(checkpoint, &config, options).unwrap()
 }
 
-fn candle(path: &Path, numerics: Numerics, nf4: bool) -> CandleDecoder {
+fn candle(path: &Path, dtype: Dtype, nf4: bool) -> CandleDecoder {
     let (checkpoint, config) = open(path);
-    let options = candle::LoadOptions { device: Device::Cpu, numerics, nf4 };
+    let options = candle::LoadOptions { device: Device::Cpu, dtype, nf4 };
     CandleDecoder::load(&checkpoint, &config, &options).unwrap()
 }
 
@@ -264,7 +263,7 @@ fn an_adapter_is_candles_on_any_weights() {
     let adapter = peft::read(&fixture("lora"), &open(&path).1).unwrap();
     for nf4 in [false, true] {
         let (mut ours, mut theirs) =
-            (cpu::<f32>(&path, &LoadOptions { nf4, ..options() }), candle(&path, Numerics::F32, nf4));
+            (cpu::<f32>(&path, &LoadOptions { nf4, ..options() }), candle(&path, Dtype::F32, nf4));
         let without = scores(&ours);
         assert!(largest_difference(&without, &scores(&theirs)) < 1e-4, "nf4 {nf4}");
         ours.set_adapter(&adapter).unwrap();
@@ -302,13 +301,13 @@ fn f16_and_blocks_of_ggml_are_candles() {
     let folder = tempfile::tempdir().unwrap();
     tiny::write_folder(folder.path(), &tiny::dense_config("llama"), Dtype::F32);
     let half = cpu::<f32>(folder.path(), &LoadOptions { rounded_to_f16: true, ..options() });
-    let expected = scores(&candle(folder.path(), Numerics::F16, false));
+    let expected = scores(&candle(folder.path(), Dtype::F16, false));
     assert!(largest_difference(&scores(&half), &expected) < 1e-4);
     assert!(largest_difference(&scores(&cpu::<f32>(folder.path(), &options())), &expected) > 1e-5);
     for dtype in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::F16] {
         let file = folder.path().join("model.gguf");
         tiny::write_gguf(&file, folder.path(), dtype, |_| {});
-        let (ours, theirs) = (scores(&cpu::<f32>(&file, &options())), scores(&candle(&file, Numerics::F32, false)));
+        let (ours, theirs) = (scores(&cpu::<f32>(&file, &options())), scores(&candle(&file, Dtype::F32, false)));
         assert!(largest_difference(&ours, &theirs) < 1e-4, "{dtype:?}");
     }
 }

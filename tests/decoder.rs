@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
+use fireval::model::candle::{CandleDecoder, LoadOptions};
 use fireval::model::config::ModelConfig;
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::packed::Packed;
 use fireval::random::Random;
-use fireval::weights::Checkpoint;
+use fireval::weights::{Checkpoint, Dtype};
 use serde_json::{Value, json};
 
 fn fixture() -> PathBuf {
@@ -18,8 +18,8 @@ fn fixture() -> PathBuf {
 
 fn load(folder: &Path) -> CandleDecoder {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
-    let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: false };
+    let config = ModelConfig::of(&checkpoint).unwrap();
+    let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4: false };
     CandleDecoder::load(&checkpoint, &config, &options).unwrap()
 }
 
@@ -128,19 +128,16 @@ fn a_trie_gives_what_its_sequences_give_alone() {
 #[test]
 fn rounded_weights_are_near_and_nf4_is_further_off() {
     let checkpoint = Checkpoint::open(&fixture()).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     let packed = Packed::rows(&[[5u32, 9, 77, 301, 12]]);
-    let run = |numerics, nf4| {
-        let options = LoadOptions { device: Device::Cpu, numerics, nf4 };
+    let run = |dtype, nf4| {
+        let options = LoadOptions { device: Device::Cpu, dtype, nf4 };
         logits(&CandleDecoder::load(&checkpoint, &config, &options).unwrap(), &packed)
     };
-    let exact = run(Numerics::F32, false);
+    let exact = run(Dtype::F32, false);
     let difference = |other| largest_difference(&exact, &other);
-    let (half, brain, nf4) = (
-        difference(run(Numerics::F16, false)),
-        difference(run(Numerics::BF16, false)),
-        difference(run(Numerics::F32, true)),
-    );
+    let (half, brain, nf4) =
+        (difference(run(Dtype::F16, false)), difference(run(Dtype::BF16, false)), difference(run(Dtype::F32, true)));
     assert!(0.0 < half && half < brain && brain < nf4 && nf4 < 20.0, "f16 {half}, bf16 {brain}, nf4 {nf4}");
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use fireval::model::adapter::{Adapter, LoraPair, Matrix};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics, Room};
+use fireval::model::candle::{CandleDecoder, LoadOptions, Room};
 use fireval::model::config::ModelConfig;
 use fireval::model::decoder::{Decoder, Pasts, TokenScore, Wanted};
 use fireval::model::names;
@@ -14,7 +14,7 @@ use fireval::model::packed::Packed;
 use fireval::model::training::{Gradients, Loss, LossOptions, MicroBatch, Trainable};
 use fireval::random::Random;
 use fireval::train::adamw::{AdamW, Settings};
-use fireval::weights::Checkpoint;
+use fireval::weights::{Checkpoint, Dtype};
 
 /// Tiny checkpoints that together have everything there is in a layer, one of them stored in NF4.
 const MODELS: [&str; 6] =
@@ -29,28 +29,28 @@ impl Model {
     fn open(name: &str) -> Model {
         let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
         let checkpoint = Checkpoint::open(&path).unwrap();
-        let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
+        let config = ModelConfig::of(&checkpoint).unwrap();
         Model { checkpoint, config }
     }
 
     fn plain(&self, nf4: bool) -> CandleDecoder {
-        let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4 };
+        let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4 };
         adapted(CandleDecoder::load(&self.checkpoint, &self.config, &options).unwrap(), &self.adapter())
     }
 
-    fn within(&self, nf4: bool, numerics: Numerics, memory: u64) -> Option<CandleDecoder> {
-        let options = LoadOptions { device: Device::Cpu, numerics, nf4 };
+    fn within(&self, nf4: bool, dtype: Dtype, memory: u64) -> Option<CandleDecoder> {
+        let options = LoadOptions { device: Device::Cpu, dtype, nf4 };
         let room = Room { memory, reserve: 0 };
         let decoder = CandleDecoder::load_onto(&self.checkpoint, &self.config, &options, room).ok()?;
         Some(adapted(decoder, &self.adapter()))
     }
 
     /// The least memory that one layer at a time fits into.
-    fn least(&self, nf4: bool, numerics: Numerics) -> u64 {
+    fn least(&self, nf4: bool, dtype: Dtype) -> u64 {
         let (mut least, mut most) = (0, 1 << 24);
         while most - least > 1 {
             let middle = (least + most) / 2;
-            match self.within(nf4, numerics, middle) {
+            match self.within(nf4, dtype, middle) {
                 Some(_) => most = middle,
                 None => least = middle,
             }
@@ -144,10 +144,10 @@ fn a_device_answers_with_the_same_bits_wherever_layers_wait() {
         let model = Model::open(name);
         for nf4 in [false, true] {
             let expected = answers(&model.plain(nf4));
-            let least = model.least(nf4, Numerics::F32);
+            let least = model.least(nf4, Dtype::F32);
             let mut seen = Vec::new();
             for memory in [least, least + least / 3, u64::MAX] {
-                let decoder = model.within(nf4, Numerics::F32, memory).unwrap();
+                let decoder = model.within(nf4, Dtype::F32, memory).unwrap();
                 seen.push(decoder.resident_layers());
                 assert_eq!(answers(&decoder), expected, "{name}, nf4 {nf4}, {memory} bytes");
             }
@@ -164,8 +164,8 @@ fn a_step_has_the_same_bits_wherever_layers_wait() {
         let model = Model::open(name);
         for nf4 in [false, true] {
             let expected = model.step(&model.plain(nf4), 0.5);
-            for memory in [model.least(nf4, Numerics::F32), u64::MAX] {
-                let decoder = model.within(nf4, Numerics::F32, memory).unwrap();
+            for memory in [model.least(nf4, Dtype::F32), u64::MAX] {
+                let decoder = model.within(nf4, Dtype::F32, memory).unwrap();
                 assert!(model.step(&decoder, 0.5) == expected, "{name}, nf4 {nf4}, {memory} bytes");
             }
         }
@@ -194,23 +194,23 @@ fn moments_stay_on_the_host_and_new_numbers_go_back_to_the_device() {
         (model.step(&decoder, 0.5), adapter)
     };
     let expected = trained(model.plain(true));
-    assert!(trained(model.within(true, Numerics::F32, model.least(true, Numerics::F32)).unwrap()) == expected);
+    assert!(trained(model.within(true, Dtype::F32, model.least(true, Dtype::F32)).unwrap()) == expected);
     assert!(expected.0 != model.step(&model.plain(true), 0.5), "three updates change what the fourth sees");
 }
 
 #[test]
 fn half_precision_has_nearly_the_gradient_of_f32() {
-    for (numerics, most) in [(Numerics::F16, 0.02), (Numerics::BF16, 0.12)] {
+    for (dtype, most) in [(Dtype::F16, 0.02), (Dtype::BF16, 0.12)] {
         for name in ["tiny-mixtral", "families/gemma2", "families/gemma3"] {
             let model = Model::open(name);
             let (losses, expected) = model.step(&model.plain(true), 1.0);
-            for memory in [model.least(true, numerics), u64::MAX] {
-                let decoder = model.within(true, numerics, memory).unwrap();
+            for memory in [model.least(true, dtype), u64::MAX] {
+                let decoder = model.within(true, dtype, memory).unwrap();
                 // A scale of the loss that is a power of 2, as the scaler's are.
                 let (found, mut scaled) = model.step(&decoder, 256.0);
                 scaled.scale(1.0 / 256.0);
                 let apart = distance(&scaled, &expected);
-                assert!(apart < most && apart > 1e-6, "{name} in {numerics:?}: {apart}");
+                assert!(apart < most && apart > 1e-6, "{name} in {dtype:?}: {apart}");
                 for (found, expected) in found.iter().zip(&losses) {
                     assert!((found.total - expected.total).abs() < most * expected.total, "{found:?} {expected:?}");
                 }
@@ -224,7 +224,7 @@ fn half_precision_has_nearly_the_gradient_of_f32() {
 #[test]
 fn the_scale_of_the_loss_goes_through_the_way_back() {
     let model = Model::open("tiny-mixtral");
-    let decoder = model.within(true, Numerics::F16, u64::MAX).unwrap();
+    let decoder = model.within(true, Dtype::F16, u64::MAX).unwrap();
     let (_, expected) = model.step(&model.plain(true), 1.0);
     let of_factor = |factor: f32| {
         let (_, mut gradients) = model.step(&decoder, factor);
@@ -239,7 +239,7 @@ fn the_scale_of_the_loss_goes_through_the_way_back() {
 #[test]
 fn a_memory_that_holds_no_layer_is_refused_with_what_it_takes() {
     let model = Model::open("tiny-mixtral");
-    let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: true };
+    let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4: true };
     let room = Room { memory: 1 << 20, reserve: 1 << 30 };
     let error = CandleDecoder::load_onto(&model.checkpoint, &model.config, &options, room).err().unwrap().to_string();
     assert!(error.contains("1 MiB") && error.contains("--device-memory"), "{error}");

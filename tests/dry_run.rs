@@ -4,7 +4,7 @@ mod binary;
 mod tiny;
 
 use binary::{Workplace, multiple_choice};
-use fireval::weights::writer::Dtype;
+use fireval::weights::Dtype;
 
 const TEXTS: &str = r#"name = "texts"
 version = 1

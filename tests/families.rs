@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use fireval::kernel::{Element, Isa};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
+use fireval::model::candle::{CandleDecoder, LoadOptions};
 use fireval::model::config::{Activation, ModelConfig, RopeScaling};
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::names;
 use fireval::model::packed::Packed;
-use fireval::weights::Checkpoint;
+use fireval::weights::{Checkpoint, Dtype};
 use half::bf16;
 use safetensors::SafeTensors;
 
@@ -41,13 +41,13 @@ fn folder(family: &str) -> PathBuf {
 
 fn open(path: &Path) -> (Checkpoint, ModelConfig) {
     let checkpoint = Checkpoint::open(path).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place()).unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     names::check(&checkpoint, &config).unwrap();
     (checkpoint, config)
 }
 
 fn candle(checkpoint: Checkpoint, config: &ModelConfig) -> CandleDecoder {
-    let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: false };
+    let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4: false };
     CandleDecoder::load(&checkpoint, config, &options).unwrap()
 }
 
@@ -95,6 +95,17 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 
 /// The largest difference of any log-probability after any token from transformers'.
 fn difference(decoder: &impl Decoder, sequences: &[Sequence]) -> f64 {
+    let rows = sequences.iter().flat_map(|sequence| sequence.logits.chunks_exact(decoder.config().vocab_size));
+    largest_difference(&log_probabilities(decoder, sequences), &rows.flat_map(log_softmax).collect::<Vec<_>>())
+}
+
+fn largest_difference(one: &[f64], other: &[f64]) -> f64 {
+    assert_eq!(one.len(), other.len());
+    one.iter().zip(other).map(|(one, other)| (one - other).abs()).fold(0.0, f64::max)
+}
+
+/// Of every token of the vocabulary, after every token of the sequences.
+fn log_probabilities(decoder: &impl Decoder, sequences: &[Sequence]) -> Vec<f64> {
     let vocabulary = decoder.config().vocab_size;
     let mut packed = Packed::default();
     for sequence in sequences {
@@ -104,12 +115,7 @@ fn difference(decoder: &impl Decoder, sequences: &[Sequence]) -> f64 {
     let hidden = decoder.walk(&packed, Pasts::None).unwrap();
     let wanted: Vec<Wanted> =
         (0..packed.len()).flat_map(|row| (0..vocabulary as u32).map(move |token| Wanted { row, token })).collect();
-    let scores = decoder.score(&hidden, &wanted).unwrap();
-    let rows = sequences.iter().flat_map(|sequence| sequence.logits.chunks_exact(vocabulary));
-    let expected: Vec<f64> = rows.flat_map(log_softmax).collect();
-    assert_eq!(scores.len(), expected.len());
-    let differences = scores.iter().zip(expected).map(|(score, expected)| (score.log_probability - expected).abs());
-    differences.fold(0.0, f64::max)
+    decoder.score(&hidden, &wanted).unwrap().iter().map(|score| score.log_probability).collect()
 }
 
 /// Both homes' makers of a decoder are held to this.
@@ -162,6 +168,36 @@ fn every_family_is_near_in_bf16() {
             assert!((1e-4..1.0).contains(&found), "{family}: off by {found}");
         }
     }
+}
+
+/// What is rounded to the dtype is the same in both homes (Gemma's scale of the embedding, too), so in f16 they differ no
+/// more than in f32.
+#[test]
+fn both_homes_agree_in_f16() {
+    for family in FAMILIES.into_iter().filter(|family| !family.ends_with("nf4")) {
+        let (checkpoint, config) = open(&folder(family));
+        let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F16, nf4: false };
+        let theirs = CandleDecoder::load(&checkpoint, &config, &options).unwrap();
+        let options = cpu::LoadOptions { isa: Isa::best(), rounded_to_f16: true, nf4: false, memory: u64::MAX };
+        let ours = CpuDecoder::<f32>::load(checkpoint, &config, &options).unwrap();
+        let sequences = reference(family);
+        let found = largest_difference(&log_probabilities(&ours, &sequences), &log_probabilities(&theirs, &sequences));
+        assert!(found < 1e-4, "{family}: off by {found}");
+    }
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_refused() {
+    let (checkpoint, config) = open(&folder("llama"));
+    let decoder = candle(checkpoint, &config);
+    let hidden = decoder.walk(&Packed::rows(&[vec![1, 2]]), Pasts::None).unwrap();
+    let beyond = Wanted { row: 1, token: config.vocab_size as u32 };
+    let refused = |error: anyhow::Error| assert!(error.to_string().contains("outside the model's vocabulary"));
+    refused(decoder.score(&hidden, &[beyond]).unwrap_err());
+    let (checkpoint, config) = open(&folder("llama"));
+    let decoder = cpu::<f32>(Isa::best())(checkpoint, &config);
+    let hidden = decoder.walk(&Packed::rows(&[vec![1, 2]]), Pasts::None).unwrap();
+    refused(decoder.score(&hidden, &[beyond]).unwrap_err());
 }
 
 /// Without any one of the things that set a family apart its logits are others: no fixture passes by luck.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use fireval::kernel::Isa;
 use fireval::model::adapter::{Adapter, peft};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
+use fireval::model::candle::{CandleDecoder, LoadOptions};
 use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
@@ -15,7 +15,7 @@ use fireval::model::packed::Packed;
 use fireval::model::training::{Gradients, LossOptions, MicroBatch, PairGradient, Trainable};
 use fireval::transform::merge::merge;
 use fireval::transform::quantize::quantize;
-use fireval::weights::Checkpoint;
+use fireval::weights::{Checkpoint, Dtype};
 use safetensors::SafeTensors;
 
 const FAMILIES: [&str; 5] = ["qwen2", "qwen3-moe", "gemma2", "gemma3", "phi3"];
@@ -49,13 +49,13 @@ fn reference(family: &str) -> Reference {
 
 fn open(family: &str) -> (Checkpoint, ModelConfig, Adapter) {
     let checkpoint = Checkpoint::open(&folder(family)).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place()).unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     let adapter = peft::read(&folder(family).join("adapter"), &config).unwrap();
     (checkpoint, config, adapter)
 }
 
 fn candle(checkpoint: &Checkpoint, config: &ModelConfig) -> CandleDecoder {
-    let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: false };
+    let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4: false };
     CandleDecoder::load(checkpoint, config, &options).unwrap()
 }
 

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use fireval::kernel::Isa;
 use fireval::model::adapter::Adapter;
-use fireval::model::candle::{self, CandleDecoder, Numerics};
+use fireval::model::candle::{self, CandleDecoder};
 use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::packed::Packed;
 use fireval::model::training::{Gradients, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
-use fireval::weights::Checkpoint;
+use fireval::weights::{Checkpoint, Dtype};
 use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
@@ -45,11 +45,11 @@ impl Case {
 
 fn case(home: Home, nf4: bool) -> Case {
     let checkpoint = Checkpoint::open(&fixture("tiny-mixtral")).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     let adapter = fireval::model::adapter::peft::read(&fixture("lora"), &config).unwrap();
     let mut decoder: Box<dyn Trainable> = match home {
         Home::Candle => {
-            let options = candle::LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4 };
+            let options = candle::LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4 };
             Box::new(CandleDecoder::load(&checkpoint, &config, &options).unwrap())
         }
         Home::Cpu => {

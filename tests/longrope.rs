@@ -8,14 +8,13 @@ use std::path::Path;
 
 use fireval::kernel::Isa;
 use fireval::model::config::ModelConfig;
-use fireval::model::cpu::{F32Decoder, LoadOptions};
+use fireval::model::cpu::{CpuDecoder, LoadOptions};
 use fireval::model::decoder::{Decoder, Pasts};
 use fireval::model::packed::Packed;
 use fireval::random::Random;
 use fireval::request::{Request, Response};
 use fireval::tokenizer::Tokenizer;
-use fireval::weights::Checkpoint;
-use fireval::weights::writer::Dtype;
+use fireval::weights::{Checkpoint, Dtype};
 use serde_json::json;
 
 /// The length that the model of [`folder`] was trained on.
@@ -31,11 +30,11 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-fn decoder(path: &Path) -> F32Decoder {
+fn decoder(path: &Path) -> CpuDecoder<f32> {
     let checkpoint = Checkpoint::open(path).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     let options = LoadOptions { isa: Isa::best(), rounded_to_f16: false, nf4: false, memory: 8 << 30 };
-    F32Decoder::load(checkpoint, &config, &options).unwrap()
+    CpuDecoder::load(checkpoint, &config, &options).unwrap()
 }
 
 /// Beginnings of one text, `from` to `to` letters long: as many tokens, or a few less.

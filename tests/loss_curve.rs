@@ -15,8 +15,7 @@ use fireval::train::initial;
 use fireval::train::recipe::Lora;
 use fireval::train::schedule::{Schedule, Shape};
 use fireval::transform::upcycle::{UpcycleOptions, upcycle};
-use fireval::weights::Checkpoint;
-use fireval::weights::writer::Dtype;
+use fireval::weights::{Checkpoint, Dtype};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -71,7 +70,7 @@ fn mixture(dense: &Path, folder: &Path, options: &Upcycle) -> (Checkpoint, Model
     let Upcycle { experts, top_k, noise, seed } = *options;
     upcycle(dense, folder, &UpcycleOptions { experts, top_k, noise, seed, ..UpcycleOptions::default() }).unwrap();
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place()).unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     (checkpoint, config)
 }
 

@@ -6,7 +6,7 @@ mod binary;
 mod tiny;
 
 use binary::{Workplace, multiple_choice, peak};
-use fireval::weights::writer::Dtype;
+use fireval::weights::Dtype;
 use serde_json::json;
 
 #[test]

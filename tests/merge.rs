@@ -15,8 +15,7 @@ use fireval::random::Random;
 use fireval::train::initial;
 use fireval::train::recipe::Lora;
 use fireval::transform::merge::merge;
-use fireval::weights::Checkpoint;
-use fireval::weights::writer::Dtype;
+use fireval::weights::{Checkpoint, Dtype};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -90,7 +89,7 @@ fn whole_weights_are_replaced_and_tied_ones_come_apart() {
         assert_eq!(stored(&merged, kept), embedding, "{case}");
         let checkpoint = Checkpoint::open(&merged).unwrap();
         assert_eq!(checkpoint.config_json()["tie_word_embeddings"], json!(false));
-        let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place()).unwrap();
+        let config = ModelConfig::of(&checkpoint).unwrap();
         names::check(&checkpoint, &config).unwrap();
     }
     // As the model has it: bf16, the new head like the embedding.

@@ -10,7 +10,7 @@ use fireval::model::adapter::peft;
 use fireval::model::config::ModelConfig;
 use fireval::train::initial;
 use fireval::train::recipe::Lora;
-use fireval::weights::writer::Dtype;
+use fireval::weights::Dtype;
 use serde_json::json;
 
 const WIDTH: usize = 512;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use fireval::digest::{sha256_file, sha256_hex};
 use fireval::model::adapter::{Adapter, LoraPair, Matrix};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
+use fireval::model::candle::{CandleDecoder, LoadOptions};
 use fireval::model::config::ModelConfig;
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::names;
@@ -18,8 +18,8 @@ use fireval::model_id::ModelId;
 use fireval::transform::merge::merge;
 use fireval::transform::quantize::quantize;
 use fireval::weights::nf4::{Absmax, Nf4};
-use fireval::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
-use fireval::weights::{Checkpoint, Format};
+use fireval::weights::writer::{Planned, SHARD_BYTES, Writer};
+use fireval::weights::{Checkpoint, Dtype, Format};
 use half::bf16;
 use serde_json::{Value, json};
 use tiny::{message, write_json};
@@ -30,7 +30,7 @@ fn fixture(kind: &str) -> PathBuf {
 
 fn open(folder: &Path) -> (Checkpoint, ModelConfig) {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place()).unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     names::check(&checkpoint, &config).unwrap();
     (checkpoint, config)
 }
@@ -135,7 +135,7 @@ fn ours_is_theirs_but_for_their_coarse_look_up() {
 
 fn scores(folder: &Path, nf4: bool) -> Vec<f64> {
     let (checkpoint, config) = open(folder);
-    let options = LoadOptions { device: Device::Cpu, numerics: Numerics::BF16, nf4 };
+    let options = LoadOptions { device: Device::Cpu, dtype: Dtype::BF16, nf4 };
     let decoder = CandleDecoder::load(&checkpoint, &config, &options).unwrap();
     let hidden = decoder.walk(&Packed::rows(&[[3, 14, 15, 9, 26]]), Pasts::None).unwrap();
     let wanted: Vec<Wanted> = (0..5).map(|row| Wanted { row, token: 7 * row as u32 }).collect();

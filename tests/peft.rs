@@ -13,7 +13,7 @@ use candle_core::Device;
 use fireval::kernel::Isa;
 use fireval::model::adapter::Adapter;
 use fireval::model::adapter::peft::{self, PeftAdapter};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
+use fireval::model::candle::{CandleDecoder, LoadOptions};
 use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
@@ -22,7 +22,7 @@ use fireval::random::Random;
 use fireval::settings;
 use fireval::train::initial;
 use fireval::train::recipe::Lora;
-use fireval::weights::Checkpoint;
+use fireval::weights::{Checkpoint, Dtype};
 use safetensors::SafeTensors;
 
 const CASES: [&str; 10] = [
@@ -80,11 +80,11 @@ fn off(decoder: &impl Decoder, (ids, logits): &(Vec<u32>, Vec<f32>)) -> f64 {
 }
 
 fn config_of(checkpoint: &Checkpoint) -> ModelConfig {
-    ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place()).unwrap()
+    ModelConfig::of(checkpoint).unwrap()
 }
 
 fn candle(checkpoint: &Checkpoint, config: &ModelConfig) -> CandleDecoder {
-    let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: false };
+    let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4: false };
     CandleDecoder::load(checkpoint, config, &options).unwrap()
 }
 

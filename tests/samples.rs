@@ -6,7 +6,7 @@ mod tiny;
 use std::path::Path;
 
 use binary::{Ended, Workplace};
-use fireval::weights::writer::Dtype;
+use fireval::weights::Dtype;
 use serde_json::{Value, json};
 
 const PROJECT: &str = "[model.one]\npath = \"one\"\n[model.two]\npath = \"two\"\n[model.plain]\npath = \"plain\"\n";

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 use fireval::random::Random;
 use fireval::weights::stream::LayerStream;
-use fireval::weights::writer::{Dtype, Planned, Writer};
-use fireval::weights::{Checkpoint, Stored};
+use fireval::weights::writer::{Planned, Writer};
+use fireval::weights::{Checkpoint, Dtype, Stored};
 use serde_json::json;
 use tiny::{dense_config, message, write_folder, write_gguf, write_json};
 

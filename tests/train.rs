@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use fireval::model::adapter::{Adapter, Matrix, peft};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
+use fireval::model::candle::{CandleDecoder, LoadOptions};
 use fireval::model::config::ModelConfig;
 use fireval::model::decoder::{Decoder, Pasts};
 use fireval::model::packed::Packed;
 use fireval::model::training::{Gradients, LossOptions, MicroBatch, Trainable};
 use fireval::train::adamw::{AdamW, Settings};
-use fireval::weights::Checkpoint;
+use fireval::weights::{Checkpoint, Dtype};
 use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
@@ -29,8 +29,8 @@ fn tensors() -> HashMap<String, Tensor> {
 
 fn loaded() -> (CandleDecoder, Adapter) {
     let checkpoint = Checkpoint::open(&fixture("tiny-mixtral")).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
-    let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: false };
+    let config = ModelConfig::of(&checkpoint).unwrap();
+    let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4: false };
     let mut decoder = CandleDecoder::load(&checkpoint, &config, &options).unwrap();
     let adapter = peft::read(&fixture("lora"), &config).unwrap();
     decoder.set_adapter(&adapter).unwrap();

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use fireval::kernel::{Element, Isa};
 use fireval::model::adapter::{Adapter, LoraPair, Matrix};
-use fireval::model::candle::{self, CandleDecoder, Numerics};
+use fireval::model::candle::{self, CandleDecoder};
 use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::names;
 use fireval::model::packed::Packed;
 use fireval::model::training::{Gradients, Loss, LossOptions, MicroBatch, Trainable};
 use fireval::random::Random;
-use fireval::weights::Checkpoint;
+use fireval::weights::{Checkpoint, Dtype};
 use half::bf16;
 
 /// Tiny checkpoints that together have everything there is in a layer: experts, biases, head norms, norms around both
@@ -34,7 +34,7 @@ fn fixture(name: &str) -> PathBuf {
 
 fn open(folder: &Path) -> (Checkpoint, ModelConfig) {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     (checkpoint, config)
 }
 
@@ -82,7 +82,7 @@ fn cpu<E: Element>(folder: &Path, isa: Isa, nf4: bool) -> CpuDecoder<E> {
 
 fn candle(folder: &Path) -> CandleDecoder {
     let (checkpoint, config) = open(folder);
-    let options = candle::LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: false };
+    let options = candle::LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4: false };
     let mut decoder = CandleDecoder::load(&checkpoint, &config, &options).unwrap();
     decoder.adapt(&adapter(&config)).unwrap();
     decoder

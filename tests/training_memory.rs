@@ -8,7 +8,7 @@ mod tiny;
 use std::path::Path;
 
 use binary::{Workplace, peak_of};
-use fireval::weights::writer::Dtype;
+use fireval::weights::Dtype;
 use serde_json::{Value, json};
 
 const RECIPE: &str = r#"

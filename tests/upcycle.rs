@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
 use fireval::model::adapter::{Adapter, LoraPair, Matrix};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
+use fireval::model::candle::{CandleDecoder, LoadOptions};
 use fireval::model::config::ModelConfig;
 use fireval::model::decoder::{Decoder, Pasts};
 use fireval::model::packed::Packed;
@@ -15,15 +15,14 @@ use fireval::random::Random;
 use fireval::tokenizer::Tokenizer;
 use fireval::transform::merge::{MergeSummary, merge};
 use fireval::transform::upcycle::{UpcycleOptions, upcycle};
-use fireval::weights::writer::Dtype;
-use fireval::weights::{Checkpoint, Format};
+use fireval::weights::{Checkpoint, Dtype, Format};
 use serde_json::{Value, json};
 use tiny::{dense_config, message, write_adapter, write_folder, write_gguf};
 
 fn decoder(path: &Path) -> CandleDecoder {
     let checkpoint = Checkpoint::open(path).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place()).unwrap();
-    let options = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: false };
+    let config = ModelConfig::of(&checkpoint).unwrap();
+    let options = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4: false };
     CandleDecoder::load(&checkpoint, &config, &options).unwrap()
 }
 

@@ -8,9 +8,10 @@ use clap::ValueEnum;
 use fireval::model::config::ModelConfig;
 use fireval::model::names;
 use fireval::random::Random;
+use fireval::weights::Dtype;
 use fireval::weights::bitsandbytes;
 use fireval::weights::nf4::{Absmax, BLOCK, NESTED_BLOCK, Nf4};
-use fireval::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
+use fireval::weights::writer::{Planned, SHARD_BYTES, Writer};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 

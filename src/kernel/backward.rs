@@ -2,7 +2,7 @@
 
 use super::Element;
 use super::isa::for_every_isa;
-use super::math::{exp, multiply_add, soft_cap};
+use super::math::{exp, largest, multiply_add, soft_cap};
 use super::rows::{LANES, inverse_rms};
 
 /// Numbers that are worked on side by side; fixed, as the order of additions is.
@@ -90,11 +90,11 @@ fn gate_by<E: Element>(activation: impl Fn(f32) -> (f32, f32), inner: Inner<E>) 
         let (gate, up, gradient) = (&gate[start..][..count], &up[start..][..count], &gradient[start..][..count]);
         let out = (&mut hidden[start..][..count], &mut of_gate[start..][..count], &mut of_up[start..][..count]);
         for lane in 0..count {
-            let (value, slope) = activation(gate[lane]);
+            let (value, derivative) = activation(gate[lane]);
             let weighted = weight * gradient[lane];
             products[lane] += gradient[lane] * value * up[lane];
             out.0[lane] = E::from_f32(value * up[lane]);
-            out.1[lane] = E::from_f32(weighted * up[lane] * slope);
+            out.1[lane] = E::from_f32(weighted * up[lane] * derivative);
             out.2[lane] = E::from_f32(weighted * value);
         }
     }
@@ -114,8 +114,8 @@ fn gelu_tanh<const FUSED: bool>(x: f32) -> (f32, f32) {
     let square = 0.044_715 * x * x;
     let inner = 0.797_884_6 * multiply_add::<FUSED>(square, x, x);
     let share = 1.0 / (1.0 + exp::<FUSED>(-2.0 * inner));
-    let inner_slope = 0.797_884_6 * multiply_add::<FUSED>(3.0, square, 1.0);
-    (x * share, multiply_add::<FUSED>(2.0 * inner_slope * x * share, 1.0 - share, share))
+    let inner_derivative = 0.797_884_6 * multiply_add::<FUSED>(3.0, square, 1.0);
+    (x * share, multiply_add::<FUSED>(2.0 * inner_derivative * x * share, 1.0 - share, share))
 }
 
 for_every_isa! {
@@ -126,13 +126,7 @@ for_every_isa! {
             logits.iter_mut().for_each(|logit| *logit = soft_cap::<FUSED>(*logit, cap));
         }
         let (chunks, rest) = logits.as_chunks::<WIDE>();
-        let mut largest = [f32::NEG_INFINITY; WIDE];
-        for chunk in chunks {
-            for (largest, logit) in largest.iter_mut().zip(chunk) {
-                *largest = if logit > largest { *logit } else { *largest };
-            }
-        }
-        let peak = largest.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+        let peak = largest(logits);
         let mut sums = [0f64; WIDE];
         for chunk in chunks {
             for (sum, logit) in sums.iter_mut().zip(chunk) {
@@ -162,8 +156,8 @@ mod tests {
         (0..count).map(|_| random.normal() as f32).collect()
     }
 
-    /// The slope of `value` by number `index` of `x`, from both sides.
-    fn slope(x: &[f32], index: usize, value: impl Fn(&[f32]) -> f64) -> f64 {
+    /// The derivative of `value` by number `index` of `x`, from both sides.
+    fn derivative(x: &[f32], index: usize, value: impl Fn(&[f32]) -> f64) -> f64 {
         let step = 1e-2;
         let moved = |by: f32| {
             let mut x = x.to_vec();
@@ -178,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_norm_s_gradient_is_its_slope() {
+    fn a_norms_gradient_is_its_derivative() {
         let (x, weight, gradient) = (random(21, 1), random(21, 2), random(21, 3));
         for isa in Isa::supported() {
             let objective = |x: &[f32]| -> f64 {
@@ -188,7 +182,7 @@ mod tests {
             };
             let mut out = vec![1f32; 21];
             rms_norm(isa, &x, &weight, 1e-5, &gradient, &mut out);
-            (0..21).for_each(|index| near(out[index] - 1.0, slope(&x, index, objective), "norm"));
+            (0..21).for_each(|index| near(out[index] - 1.0, derivative(&x, index, objective), "norm"));
         }
     }
 
@@ -209,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_s_gradients_are_its_slopes() {
+    fn a_gates_gradients_are_its_derivatives() {
         let (gates, ups, gradient) = (random(13, 1), random(13, 2), random(13, 3));
         for isa in Isa::supported() {
             for activation in [Gate::Silu, Gate::GeluTanh] {
@@ -233,8 +227,8 @@ mod tests {
                 for index in 0..13 {
                     let weighted = 0.5 * f64::from(gradient[index]);
                     near(hidden[index], value(gates[index], ups[index]), "hidden");
-                    near(of_gate[index], weighted * slope(&gates, index, |g| value(g[index], ups[index])), "gate");
-                    near(of_up[index], weighted * slope(&ups, index, |u| value(gates[index], u[index])), "up");
+                    near(of_gate[index], weighted * derivative(&gates, index, |g| value(g[index], ups[index])), "gate");
+                    near(of_up[index], weighted * derivative(&ups, index, |u| value(gates[index], u[index])), "up");
                     expected += f64::from(gradient[index]) * value(gates[index], ups[index]);
                 }
                 near(product, expected, "product");
@@ -243,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_and_its_slopes() {
+    fn the_loss_and_its_derivatives() {
         let logits = random(37, 4);
         for isa in Isa::supported() {
             for cap in [None, Some(1.5f32)] {
@@ -260,7 +254,7 @@ mod tests {
                 let (mut loss, mut out) = (0.0, vec![0f32; 37]);
                 let target = Target { token: 5, factor: 0.25 };
                 cross_entropy(isa, &mut logits.clone(), cap, target, &mut loss, &mut out);
-                (0..37).for_each(|index| near(out[index], 0.25 * slope(&logits, index, value), "logit"));
+                (0..37).for_each(|index| near(out[index], 0.25 * derivative(&logits, index, value), "logit"));
             }
         }
     }

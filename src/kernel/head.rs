@@ -2,7 +2,7 @@
 //! running log-sum-exp, so that no `rows x vocabulary` matrix exists.
 
 use super::isa::for_every_isa;
-use super::math::{exp, soft_cap};
+use super::math::{exp, largest, soft_cap};
 use super::product::{Block, Kernels, Rows, Term};
 use super::tile::WIDTH;
 use super::{Element, Matrix, Shared};
@@ -74,6 +74,26 @@ impl<E: Element> Kernels<E> {
         let distribution = |row: usize| merge((0..panels).map(|panel| parts[panel * count + row]));
         ((0..count).map(distribution).collect(), logits)
     }
+
+    /// All logits of `count` rows, (rows, vocabulary), squashed into `cap` where the model does that. For a few rows.
+    pub fn logits(&self, rows: Rows<E>, count: usize, head: Matrix, cap: Option<f32>) -> Vec<f32> {
+        let mut logits = vec![0f32; count * head.rows];
+        {
+            let logits = Shared::new(&mut logits);
+            self.multiply(count, [&[Term::along(rows, head)]], |block: Block<1>| {
+                for (row, sums) in block.each_row(0) {
+                    let first = row * head.rows + block.columns.start;
+                    // SAFETY: each panel of each row is finished once.
+                    let part = unsafe { logits.part(first..first + sums.len()) };
+                    part.copy_from_slice(sums);
+                    if let Some(cap) = cap {
+                        squash(self.isa, part, cap);
+                    }
+                }
+            });
+        }
+        logits
+    }
 }
 
 /// Parts of a row from the first panel to the last.
@@ -102,17 +122,18 @@ for_every_isa! {
     }
 }
 
+for_every_isa! {
+    /// Squashes logits in place.
+    fn squash(logits: &mut [f32], cap: f32) {
+        logits.iter_mut().for_each(|logit| *logit = soft_cap::<FUSED>(*logit, cap));
+    }
+}
+
 #[inline(always)]
 fn part_of<const FUSED: bool>(logits: &[f32], first: u32) -> Part {
     const LANES: usize = 16;
     let (chunks, _) = logits.as_chunks::<LANES>();
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for (largest, logit) in largest.iter_mut().zip(chunk) {
-            *largest = if logit > largest { *logit } else { *largest };
-        }
-    }
-    let peak = largest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let peak = largest(logits);
     let mut sums = [0f32; LANES];
     for chunk in chunks {
         for (sum, logit) in sums.iter_mut().zip(chunk) {
@@ -143,6 +164,9 @@ mod tests {
         for (isa, cap) in Isa::supported().into_iter().flat_map(|isa| [(isa, None), (isa, Some(2.0f32))]) {
             let rows = Rows { numbers: &x[..], step: hidden };
             let (found, logits) = Kernels::<f32>::new(isa).distributions(rows, count, head, cap, &picks);
+            let all = Kernels::<f32>::new(isa).logits(rows, count, head, cap);
+            let picked: Vec<f32> = picks.iter().map(|pick| all[pick.row * vocabulary + pick.token as usize]).collect();
+            assert_eq!(picked, logits, "{isa:?} {cap:?}");
             for row in 0..count {
                 let exact: Vec<f64> = (0..vocabulary)
                     .map(|token| {

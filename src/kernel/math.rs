@@ -6,6 +6,19 @@ pub fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// The largest number, as many side by side as a register holds; NaNs are passed over.
+#[inline(always)]
+pub fn largest(numbers: &[f32]) -> f32 {
+    let (chunks, rest) = numbers.as_chunks::<16>();
+    let mut largest = [f32::NEG_INFINITY; 16];
+    for chunk in chunks {
+        for (largest, number) in largest.iter_mut().zip(chunk) {
+            *largest = if number > largest { *number } else { *largest };
+        }
+    }
+    largest.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b))
+}
+
 /// Below this e^x has no f32 of full precision.
 const LOWEST: f32 = -87.3;
 

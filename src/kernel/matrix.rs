@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::isa::for_every_isa;
 use super::nf4::{self, Absmax};
+use super::rows::round;
 use super::{Element, Isa};
 
 /// Rows (a linear's outputs) of columns (its inputs), row-major.
@@ -83,7 +84,7 @@ impl Matrix<'_> {
         let (start, end) = (from / block * block, (from + out.len()).next_multiple_of(block));
         decoded.resize(end - start, 0.0);
         self.decode_row(isa, row, start, decoded);
-        convert(isa, &decoded[from - start..][..out.len()], out);
+        round(isa, &decoded[from - start..][..out.len()], out);
     }
 
     /// The bytes of a row from column `from` on, where the numbers are stored just as `E` has them.
@@ -145,16 +146,6 @@ fn f16_to_f32(bits: u16) -> f32 {
     let special = f32::from_bits(magnitude | 0x7f80_0000);
     let value = if bits & 0x7c00 == 0x7c00 { special } else { scaled };
     f32::from_bits(value.to_bits() | u32::from(bits & 0x8000) << 16)
-}
-
-for_every_isa! {
-    /// Rounds to the element.
-    pub(super) fn convert<E: Element>(values: &[f32], out: &mut [E]) {
-        let _ = FUSED;
-        for (out, value) in out.iter_mut().zip(values) {
-            *out = E::from_f32(*value);
-        }
-    }
 }
 
 #[cfg(test)]

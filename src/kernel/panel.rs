@@ -5,7 +5,8 @@
 use std::ops::Range;
 
 use super::isa::for_every_isa;
-use super::matrix::{bytes_of, convert};
+use super::matrix::bytes_of;
+use super::rows::round;
 use super::tile::WIDTH;
 use super::unit::{Unit, lay};
 use super::{Element, Isa, Matrix};
@@ -88,7 +89,7 @@ impl<E: Element> Packing<E> {
         let present = WIDTH.min(matrix.rows - first);
         for (row, out) in self.rows.chunks_exact_mut(depth).enumerate().take(present) {
             matrix.decode_row(isa, first + row, from, &mut self.decoded);
-            convert(isa, &self.decoded, &mut out[..to - from]);
+            round(isa, &self.decoded, &mut out[..to - from]);
         }
         bytes_of(&self.rows)
     }

@@ -228,7 +228,8 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::kernel::matrix::{bytes_of, convert};
+    use crate::kernel::matrix::bytes_of;
+    use crate::kernel::rows::round;
     use crate::kernel::{Numbers, nf4};
     use crate::random::Random;
 
@@ -241,7 +242,7 @@ mod tests {
         let step = padded::<E>(columns);
         let mut out = vec![E::default(); rows * step];
         for (row, values) in values.chunks_exact(columns).enumerate() {
-            convert(Isa::Portable, values, &mut out[row * step..][..columns]);
+            round(Isa::Portable, values, &mut out[row * step..][..columns]);
         }
         out
     }

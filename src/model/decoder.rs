@@ -85,11 +85,16 @@ pub trait Decoder: Send + Sync {
         pasts: &mut Pasts<Self::Past>,
     ) -> Result<()>;
 
-    /// Scores of the wanted tokens, in their order; a row wanted for several tokens is computed once.
+    /// Scores of the wanted tokens, in their order; a row wanted for several tokens is computed once. A token outside the
+    /// vocabulary is an error.
     fn score(&self, hidden: &Self::Hidden, wanted: &[Wanted]) -> Result<Vec<TokenScore>>;
 
     /// The most probable next token after each of `rows`, the first of equals.
     fn greedy(&self, hidden: &Self::Hidden, rows: &[usize]) -> Result<Vec<u32>>;
+
+    /// All logits after each of `rows`, for who chooses the next token otherwise; each is as long as the vocabulary, so a
+    /// few rows at a time.
+    fn logits(&self, hidden: &Self::Hidden, rows: &[usize]) -> Result<Vec<Vec<f32>>>;
 
     /// All layers, each visited once: the hidden states after the last, before the final norm. Runs on one of rayon's
     /// threads, so that a product need not wake the first of those that share it.

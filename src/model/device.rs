@@ -10,7 +10,7 @@ use anyhow::{Context, Error, Result, ensure};
 use candle_core::Device;
 
 use crate::memory::Memory;
-use crate::weights::writer::Dtype;
+use crate::weights::Dtype;
 
 /// A device as `--device` names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

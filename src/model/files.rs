@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::config::{Architecture, ModelConfig};
 use crate::tokenizer::Tokenizer;
-use crate::weights::writer::Dtype;
+use crate::weights::Dtype;
 
 /// Phi-3's fused tensors are read apart; what is written must open in transformers, too.
 pub fn refuse_fused(config: &ModelConfig, model: &Path) -> Result<()> {

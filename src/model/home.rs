@@ -1,19 +1,23 @@
 //! The two homes of a decoder, and how a model is loaded into one: to be scored or to be trained.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::ValueEnum;
 use half::bf16;
 
-use super::candle::{CandleDecoder, LoadOptions, Numerics, Room, batch_bytes, wave_bytes};
+use super::adapter::{Adapter, peft};
+use super::candle::{CandleDecoder, LoadOptions, Room, batch_bytes, wave_bytes};
 use super::config::ModelConfig;
 use super::cpu::{self, CpuDecoder};
+use super::decoder::Decoder;
 use super::device::Card;
+use super::names;
 use super::training::Trainable;
 use crate::kernel::{Element, Isa};
 use crate::memory::Memory;
-use crate::weights::Checkpoint;
-use crate::weights::writer::Dtype;
+use crate::weights::{Checkpoint, Dtype};
 
 /// Where a decoder's arithmetic is at home.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,13 +32,13 @@ pub enum Home {
 }
 
 impl Home {
-    /// What an identity says of it for a model of that dtype: a number that grows when the arithmetic changes, and what
+    /// What an identity says of it for a model of that dtype: a number that grows when its answers change, and what
     /// this processor or card makes of products and sums where that shows in the last bits.
     pub fn engine(self, dtype: Dtype) -> String {
         match self {
-            Home::Cpu => format!("cpu-1-{}", Isa::best().arithmetic(dtype == Dtype::BF16)),
-            Home::Candle => "candle-cpu-1".to_owned(),
-            Home::Card(card) => format!("candle-cuda-1-{}", card.architecture()),
+            Home::Cpu => format!("cpu-2-{}", Isa::best().arithmetic(dtype == Dtype::BF16)),
+            Home::Candle => "candle-cpu-2".to_owned(),
+            Home::Card(card) => format!("candle-cuda-2-{}", card.architecture()),
         }
     }
 }
@@ -60,7 +64,7 @@ impl Arithmetic {
 }
 
 impl Home {
-    /// Of where its weights and tokens are: the card's, or `asked`.
+    /// The memory that weights and tokens are in: the card's, or what was `asked` of this machine's.
     pub fn memory(self, asked: Memory) -> Memory {
         match self {
             Home::Cpu | Home::Candle => asked,
@@ -92,8 +96,8 @@ fn options(held: Held, memory: Memory) -> cpu::LoadOptions {
 
 /// candle's home, on the CPU.
 pub fn candle(checkpoint: &Checkpoint, config: &ModelConfig, held: Held) -> Result<CandleDecoder> {
-    let numerics = numerics(held.dtype);
-    CandleDecoder::load(checkpoint, config, &LoadOptions { device: Device::Cpu, numerics, nf4: held.nf4 })
+    let Held { dtype, nf4 } = held;
+    CandleDecoder::load(checkpoint, config, &LoadOptions { device: Device::Cpu, dtype, nf4 })
 }
 
 /// candle's home on a card, with `reserve` bytes of its memory left to what is not weights. Numbers that the card does not
@@ -106,15 +110,60 @@ pub fn on_card(
     reserve: u64,
 ) -> Result<CandleDecoder> {
     card.check(held.dtype)?;
-    let options = LoadOptions { device: card.open()?, numerics: numerics(held.dtype), nf4: held.nf4 };
+    let options = LoadOptions { device: card.open()?, dtype: held.dtype, nf4: held.nf4 };
     CandleDecoder::load_onto(checkpoint, config, &options, Room { memory: card.memory.0, reserve })
 }
 
-fn numerics(dtype: Dtype) -> Numerics {
-    match dtype {
-        Dtype::F32 => Numerics::F32,
-        Dtype::BF16 => Numerics::BF16,
-        Dtype::F16 => Numerics::F16,
+/// A model on disk, and how and where it is to run.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    /// A folder or a GGUF file.
+    pub checkpoint: &'a Path,
+    /// The folder of an adapter.
+    pub adapter: Option<&'a Path>,
+    pub home: Home,
+    pub held: Held,
+    /// What the process may use; layers that do not fit are streamed.
+    pub memory: Memory,
+}
+
+/// What is done with a decoder, whichever home's it is.
+pub trait DecoderUser {
+    type Output;
+
+    fn take<D: Decoder + 'static>(self, decoder: D) -> Result<Self::Output>;
+}
+
+impl Stored<'_> {
+    /// Loads the model with its adapter and hands it to `user`.
+    pub fn open<U: DecoderUser>(self, user: U) -> Result<U::Output> {
+        let mut checkpoint = Checkpoint::open(self.checkpoint)?;
+        let (config, adapter) = match self.adapter {
+            Some(folder) => peft::lay_over(folder, &mut checkpoint)?,
+            None => (ModelConfig::of(&checkpoint)?, Adapter::default()),
+        };
+        names::check(&checkpoint, &config)?;
+        let (config, held, adapter) = (&config, self.held, &adapter);
+        match (self.home, held.dtype) {
+            (Home::Cpu, Dtype::BF16) => {
+                user.take(self.adapted(cpu::<bf16>(checkpoint, config, held, self.memory)?, adapter)?)
+            }
+            (Home::Cpu, Dtype::F32 | Dtype::F16) => {
+                user.take(self.adapted(cpu::<f32>(checkpoint, config, held, self.memory)?, adapter)?)
+            }
+            (Home::Candle, _) => user.take(self.adapted(candle(&checkpoint, config, held)?, adapter)?),
+            (Home::Card(card), _) => {
+                let decoder = on_card(card, &checkpoint, config, held, wave_reserve(config))?;
+                user.take(self.adapted(decoder, adapter)?)
+            }
+        }
+    }
+
+    fn adapted<D: Decoder>(&self, mut decoder: D, adapter: &Adapter) -> Result<D> {
+        if let Some(folder) = self.adapter {
+            decoder.set_adapter(adapter).with_context(|| format!("the adapter in {}", folder.display()))?;
+        }
+        Ok(decoder)
     }
 }
 

@@ -150,6 +150,11 @@ pub struct Linear {
     pub inputs: usize,
 }
 
+/// The first linears of a layer are attention's: q, k, v, o.
+pub const ATTENTION_LINEARS: usize = 4;
+/// Linears of an expert, or of a dense feed-forward.
+pub const EXPERT_LINEARS: usize = 3;
+
 /// All linears of a layer: q, k, v, o, then the feed-forward's (dense: gate, up, down; a mixture: the router, then
 /// w1, w2, w3 of each expert). Biases are not linears: an adapter has none.
 pub fn linears(config: &ModelConfig, layer: usize) -> Vec<Linear> {

@@ -223,7 +223,7 @@ impl Balance {
     }
 
     /// The loss' derivative by one token's probability of each expert. f_e is counted, so it has none.
-    pub fn slopes(&self) -> Vec<f64> {
+    pub fn gradient(&self) -> Vec<f64> {
         let rows = self.rows as f64;
         self.chosen.iter().map(|chosen| self.chosen.len() as f64 * chosen / rows / rows).collect()
     }
@@ -262,7 +262,7 @@ mod tests {
         let mut balance = Balance::new(4);
         balance.count(2, [0, 1, 2, 3].into_iter(), &[0.5; 4]);
         assert_eq!(balance.loss(), 2.0);
-        assert_eq!(balance.slopes(), [1.0; 4]); // 4 * (1 / 2) / 2
+        assert_eq!(balance.gradient(), [1.0; 4]); // 4 * (1 / 2) / 2
         balance.count(2, [0, 0, 0, 0].into_iter(), &[2.0, 0.0, 0.0, 0.0]);
         assert_eq!(balance.loss(), 4.0 * (5.0 / 4.0 * 2.5 / 4.0 + 3.0 * (0.25 * 0.5 / 4.0)));
     }

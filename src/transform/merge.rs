@@ -17,8 +17,8 @@ use crate::model::adapter::peft::PeftAdapter;
 use crate::model::config::ModelConfig;
 use crate::model::names;
 use crate::tokenizer::Tokenizer;
-use crate::weights::Checkpoint;
-use crate::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
+use crate::weights::writer::{Planned, SHARD_BYTES, Writer};
+use crate::weights::{Checkpoint, Dtype};
 
 use super::{empty_folder, not_quantized, refuse_fused, state_dtype, write_beside};
 
@@ -39,7 +39,7 @@ pub struct MergeSummary {
 /// tensor's own (f32 where it is quantised).
 pub fn merge(model: &Path, adapter: &Path, out: &Path, dtype: Option<Dtype>) -> Result<MergeSummary> {
     let mut checkpoint = Checkpoint::open(model)?;
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    let config = ModelConfig::of(&checkpoint)?;
     names::check(&checkpoint, &config)?;
     refuse_fused(&config, model)?;
     let own = own_dtypes(&checkpoint)?;

@@ -12,8 +12,8 @@ use anyhow::{Result, ensure};
 use crate::model::config::ModelConfig;
 use crate::model::names;
 use crate::tokenizer::Tokenizer;
-use crate::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
-use crate::weights::{Checkpoint, Format, bitsandbytes};
+use crate::weights::writer::{Planned, SHARD_BYTES, Writer};
+use crate::weights::{Checkpoint, Dtype, Format, bitsandbytes};
 
 use super::{empty_folder, refuse_fused, state_dtype, write_beside};
 
@@ -32,7 +32,7 @@ pub struct QuantizeSummary {
 /// in; `None` keeps each tensor's own (f32 where it is quantised) and computes in that of the embedding.
 pub fn quantize(model: &Path, out: &Path, dtype: Option<Dtype>) -> Result<QuantizeSummary> {
     let checkpoint = Checkpoint::open(model)?;
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    let config = ModelConfig::of(&checkpoint)?;
     names::check(&checkpoint, &config)?;
     refuse_fused(&config, model)?;
     ensure!(!checkpoint.holds(Format::Nf4), "{}: the model is in NF4 already", model.display());

@@ -17,8 +17,8 @@ use crate::model::config::{Architecture, Mixture, ModelConfig};
 use crate::model::names::{self, ExpertPart};
 use crate::random::Random;
 use crate::tokenizer::Tokenizer;
-use crate::weights::Checkpoint;
-use crate::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
+use crate::weights::writer::{Planned, SHARD_BYTES, Writer};
+use crate::weights::{Checkpoint, Dtype};
 
 use super::{empty_folder, not_quantized, state_dtype, write_beside};
 
@@ -69,7 +69,7 @@ enum Source {
 pub fn upcycle(source: &Path, out: &Path, options: &UpcycleOptions) -> Result<UpcycleSummary> {
     check(options)?;
     let checkpoint = Checkpoint::open(source)?;
-    let dense = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    let dense = ModelConfig::of(&checkpoint)?;
     if let Some(mixture) = dense.mixture {
         bail!("{}: already a mixture of {} experts; upcycling takes a dense model", source.display(), mixture.experts);
     }

@@ -9,18 +9,14 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use half::bf16;
 
 use crate::memory::Memory;
-use crate::model::adapter::{Adapter, peft};
-use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Pasts, Wanted};
-use crate::model::home::{self, Held, Home, candle, cpu, on_card};
+use crate::model::home::{DecoderUser, Held, Home, Stored};
 use crate::model::packed::Packed;
 use crate::model_id::own_dtype;
 use crate::tokenizer::Tokenizer;
-use crate::weights::writer::Dtype;
-use crate::weights::{Checkpoint, Format};
+use crate::weights::{Checkpoint, Dtype, Format};
 
 /// What is asked: prose, a question, arithmetic, code and a talk.
 const PROMPTS: [&str; 5] = [
@@ -74,63 +70,30 @@ pub fn verify(model: &Path, adapter: &Path, merged: &Path, home: Home, memory: M
     let merged_dtype = own_dtype(&Checkpoint::open(merged)?)?;
     drop(checkpoint);
 
-    let adapter = Some(adapter);
-    let four_bits = Open { path: model, adapter, held: Held { dtype, nf4: true }, home, memory };
-    let mut ways = vec![(Way::FourBits, four_bits.answers(&packed)?)];
+    let four_bits = Stored { checkpoint: model, adapter: Some(adapter), held: Held { dtype, nf4: true }, home, memory };
+    let mut ways = vec![(Way::FourBits, four_bits.open(Ask(&packed))?)];
     if !in_four_bits {
-        let plain = Open { held: Held { dtype, nf4: false }, ..four_bits };
-        ways.push((Way::Plain(dtype), plain.answers(&packed)?));
+        let plain = Stored { held: Held { dtype, nf4: false }, ..four_bits };
+        ways.push((Way::Plain(dtype), plain.open(Ask(&packed))?));
     }
     let held = Held { dtype: merged_dtype, nf4: false };
-    let after = Open { path: merged, adapter: None, held, home, memory };
-    ways.push((Way::Merged(merged_dtype), after.answers(&packed)?));
+    let after = Stored { checkpoint: merged, adapter: None, held, home, memory };
+    ways.push((Way::Merged(merged_dtype), after.open(Ask(&packed))?));
     let differences = (0..ways.len()).flat_map(|first| (first + 1..ways.len()).map(move |second| (first, second)));
     let difference = |(first, second)| Difference::of([&ways[first], &ways[second]], packed.len());
     let differences = differences.map(difference).collect();
     Ok(Verification { prompts: prompts.len(), tokens: packed.len(), differences })
 }
 
-/// A model to be opened and asked.
-#[derive(Clone, Copy)]
-struct Open<'a> {
-    path: &'a Path,
-    adapter: Option<&'a Path>,
-    held: Held,
-    home: Home,
-    memory: Memory,
-}
+/// Asks a model about every token of the vocabulary: natural logs of probabilities, (tokens, vocabulary).
+struct Ask<'a>(&'a Packed);
 
-impl Open<'_> {
-    /// Natural logs of probabilities, (tokens, vocabulary).
-    fn answers(&self, packed: &Packed) -> Result<Vec<f32>> {
-        let mut checkpoint = Checkpoint::open(self.path)?;
-        let (config, adapter) = match self.adapter {
-            Some(folder) => {
-                let (config, adapter) = peft::lay_over(folder, &mut checkpoint)?;
-                (config, Some(adapter))
-            }
-            None => (ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?, None),
-        };
-        let (config, adapter, held, memory) = (&config, adapter.as_ref(), self.held, self.memory);
-        match (self.home, held.dtype) {
-            (Home::Cpu, Dtype::BF16) => adapted(cpu::<bf16>(checkpoint, config, held, memory)?, adapter, packed),
-            (Home::Cpu, Dtype::F16 | Dtype::F32) => {
-                adapted(cpu::<f32>(checkpoint, config, held, memory)?, adapter, packed)
-            }
-            (Home::Candle, _) => adapted(candle(&checkpoint, config, held)?, adapter, packed),
-            (Home::Card(card), _) => {
-                let reserve = home::wave_reserve(config);
-                adapted(on_card(card, &checkpoint, config, held, reserve)?, adapter, packed)
-            }
-        }
-    }
-}
+impl DecoderUser for Ask<'_> {
+    type Output = Vec<f32>;
 
-fn adapted(mut decoder: impl Decoder, adapter: Option<&Adapter>, packed: &Packed) -> Result<Vec<f32>> {
-    if let Some(adapter) = adapter {
-        decoder.set_adapter(adapter)?;
+    fn take<D: Decoder>(self, decoder: D) -> Result<Vec<f32>> {
+        log_probabilities(&decoder, self.0)
     }
-    log_probabilities(&decoder, packed)
 }
 
 fn log_probabilities(decoder: &impl Decoder, packed: &Packed) -> Result<Vec<f32>> {

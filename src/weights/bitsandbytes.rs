@@ -13,8 +13,8 @@ use memmap2::Advice;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::Dtype;
 use super::nf4::{Absmax, BLOCK, CODES, NESTED_BLOCK, Nf4, dynamic_map};
-use super::writer::Dtype;
 use super::{AbsmaxPlace, Entry, Extent, Format, Mapped, floats};
 
 const STATE: &str = ".quant_state.bitsandbytes__";

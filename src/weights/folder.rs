@@ -1,6 +1,7 @@
 //! A Hugging Face folder: `config.json` and `model.safetensors`, or shards with `model.safetensors.index.json`.
 //!
-//! The index is the authority on which shard holds a tensor, as it is for transformers; a shard's own header says where
+//! Where both are there the single file is taken, and the index is the authority on which shard holds a tensor, as for
+//! transformers; a shard's own header says where
 //! in it, and the safetensors package checks that header (offsets in order, without gaps, to the end of the file).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,12 +28,12 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     let config_path = folder.join("config.json");
     let config = read_json(&config_path)?;
     ensure!(config.is_object(), "{}: not a JSON object", config_path.display());
-    let (files, mut entries) = if folder.join(INDEX).exists() {
-        sharded(folder)?
-    } else if folder.join(SINGLE).exists() {
+    let (files, mut entries) = if folder.join(SINGLE).exists() {
         let file = Mapped::open(&folder.join(SINGLE))?;
         let entries = header(&file, 0)?;
         (vec![file], entries)
+    } else if folder.join(INDEX).exists() {
+        sharded(folder)?
     } else {
         bail!("{}", no_weights(folder))
     };

@@ -8,6 +8,7 @@
 
 pub mod bitsandbytes;
 mod decode;
+mod dtype;
 mod folder;
 mod fused;
 pub mod gguf;
@@ -29,6 +30,7 @@ use memmap2::Mmap;
 
 use crate::kernel::{Matrix, Numbers};
 
+pub use dtype::Dtype;
 use nf4::{Absmax, Nf4};
 pub use overlay::TensorFile;
 
@@ -305,6 +307,11 @@ impl Checkpoint {
     /// Whether a tensor is stored in that format.
     pub fn holds(&self, format: Format) -> bool {
         self.entries.values().any(|entry| entry.format == Ok(format))
+    }
+
+    /// Whether some tensor is in quantised blocks of GGUF.
+    pub fn holds_blocks(&self) -> bool {
+        self.entries.values().any(|entry| matches!(entry.format, Ok(Format::Ggml(_))))
     }
 
     /// The weight files, in the order they were named; with `config_json` and the tokenizer they are the model.

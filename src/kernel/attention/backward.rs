@@ -25,7 +25,7 @@ pub struct Panels<E> {
 
 /// What is needed of each query when keys are gone through; queries beyond the last fill up a panel.
 #[derive(Clone, Debug, Default)]
-pub struct Marks {
+pub struct RowStatistics {
     log_sums: Vec<f32>, // ln of the sum of e^score
     deltas: Vec<f32>,   // D
 }
@@ -42,12 +42,12 @@ pub struct Keys<'a, E> {
 /// Buffers of one worker.
 #[derive(Default)]
 pub struct BackwardScratch<E> {
-    scores: Vec<f32>,   // (rows, columns of a panel)
-    tangents: Vec<f32>, // the same: G V^T
-    weights: Vec<E>,    // the same: P
-    slopes: Vec<E>,     // the same: S'
-    first: Vec<f32>,    // (rows, head_dim)
-    second: Vec<f32>,   // (rows, head_dim)
+    scores: Vec<f32>,           // (rows, columns of a panel)
+    weight_gradients: Vec<f32>, // the same: G V^T
+    weights: Vec<E>,            // the same: P
+    score_gradients: Vec<E>,    // the same: S'
+    first: Vec<f32>,            // (rows, head_dim)
+    second: Vec<f32>,           // (rows, head_dim)
     operands: Operands,
 }
 
@@ -73,15 +73,15 @@ impl<E: Element> Panels<E> {
 impl<E: Element> BackwardScratch<E> {
     fn grow(&mut self, width: usize, columns: usize) {
         self.scores.resize(self.scores.len().max(ROWS * width), 0.0);
-        self.tangents.resize(self.tangents.len().max(ROWS * width), 0.0);
+        self.weight_gradients.resize(self.weight_gradients.len().max(ROWS * width), 0.0);
         self.weights.resize(self.weights.len().max(ROWS * width), E::default());
-        self.slopes.resize(self.slopes.len().max(ROWS * width), E::default());
+        self.score_gradients.resize(self.score_gradients.len().max(ROWS * width), E::default());
         self.first.resize(self.first.len().max(ROWS * columns), 0.0);
         self.second.resize(self.second.len().max(ROWS * columns), 0.0);
     }
 }
 
-impl Marks {
+impl RowStatistics {
     fn grow(&mut self, rows: usize) {
         let filled = rows.next_multiple_of(WIDTH);
         self.log_sums.resize(self.log_sums.len().max(filled), 0.0);
@@ -90,7 +90,7 @@ impl Marks {
 }
 
 /// `Q'`: hands `out` each row (query-major, then the heads of the group) with its gradient (head_dim), and leaves the
-/// rows' marks.
+/// rows' statistics.
 ///
 /// `gradients`: `G`, laid out as the queries, which begin at the first position of `seen` (keys and values).
 pub fn queries_backward<E: Element>(
@@ -99,30 +99,39 @@ pub fn queries_backward<E: Element>(
     gradients: &[E],
     seen: &Panels<E>,
     sight: Sight,
-    (scratch, marks): (&mut BackwardScratch<E>, &mut Marks),
+    (scratch, statistics): (&mut BackwardScratch<E>, &mut RowStatistics),
     mut out: impl FnMut(usize, &[f32]),
 ) {
     let Panels { straight, crossed } = seen;
     let (step, columns) = (padded::<E>(straight.head_dim), straight.columns());
     let rows = queries.numbers.len() / step;
-    marks.grow(rows);
+    statistics.grow(rows);
     for first in (0..rows).step_by(ROWS) {
         let count = ROWS.min(rows - first);
         let begin = queries.sees(first, sight.window).0 / WIDTH * WIDTH;
         let end = queries.sees(first + count - 1, sight.window).1;
         let width = (end - begin).next_multiple_of(WIDTH);
         scratch.grow(width, columns);
-        let BackwardScratch { scores, tangents, slopes, first: found, operands, .. } = scratch;
+        let BackwardScratch { scores, weight_gradients, score_gradients, first: found, operands, .. } = scratch;
         times_keys(isa, (&queries.numbers[first * step..], step, count), straight, (begin, end), (operands, scores));
-        times_keys(isa, (&gradients[first * step..], step, count), crossed, (begin, end), (operands, tangents));
+        times_keys(isa, (&gradients[first * step..], step, count), crossed, (begin, end), (operands, weight_gradients));
         for row in 0..count {
             let (from, to) = queries.sees(first + row, sight.window);
             let part = row * width..(row + 1) * width;
-            let (scores, tangents) = (&mut scores[part.clone()], &mut tangents[part.clone()]);
-            let (log_sum, delta) = (&mut marks.log_sums[first + row], &mut marks.deltas[first + row]);
-            query_slopes(isa, scores, tangents, (from - begin, to - begin), sight, &mut slopes[part], log_sum, delta);
+            let (scores, weight_gradients) = (&mut scores[part.clone()], &mut weight_gradients[part.clone()]);
+            let (log_sum, delta) = (&mut statistics.log_sums[first + row], &mut statistics.deltas[first + row]);
+            query_score_gradients(
+                isa,
+                scores,
+                weight_gradients,
+                (from - begin, to - begin),
+                sight,
+                &mut score_gradients[part],
+                log_sum,
+                delta,
+            );
         }
-        times_values(isa, (slopes, width, count), crossed, (begin, end), (operands, found));
+        times_values(isa, (score_gradients, width, count), crossed, (begin, end), (operands, found));
         for (row, found) in found.chunks_exact(columns).enumerate().take(count) {
             out(first + row, &found[..straight.head_dim]);
         }
@@ -131,13 +140,13 @@ pub fn queries_backward<E: Element>(
 
 /// `K'` and `V'`: hands `out` each position with both gradients (head_dim).
 ///
-/// `queries`: all queries and their `G`, laid by rows; the first are those of the first key's position. `marks`: theirs.
+/// `queries`: all queries and their `G`, laid by rows; the first are those of the first key's position. `statistics`: theirs.
 pub fn keys_backward<E: Element>(
     isa: Isa,
     keys: Keys<E>,
     queries: &Panels<E>,
     sight: Sight,
-    (scratch, marks): (&mut BackwardScratch<E>, &Marks),
+    (scratch, statistics): (&mut BackwardScratch<E>, &RowStatistics),
     mut out: impl FnMut(usize, &[f32], &[f32]),
 ) {
     let Panels { straight, crossed } = queries;
@@ -153,20 +162,42 @@ pub fn keys_backward<E: Element>(
         let end = is_seen_by(first + count - 1).1;
         let width = (end - begin).next_multiple_of(WIDTH);
         scratch.grow(width, columns);
-        let BackwardScratch { scores, tangents, weights, slopes, first: of_keys, second: of_values, operands } =
-            scratch;
+        let BackwardScratch {
+            scores,
+            weight_gradients,
+            weights,
+            score_gradients,
+            first: of_keys,
+            second: of_values,
+            operands,
+        } = scratch;
         times_keys(isa, (&keys.keys[first * step..], step, count), straight, (begin, end), (operands, scores));
-        times_keys(isa, (&keys.values[first * step..], step, count), crossed, (begin, end), (operands, tangents));
-        let marks = (&marks.log_sums[begin..begin + width], &marks.deltas[begin..begin + width]);
+        times_keys(
+            isa,
+            (&keys.values[first * step..], step, count),
+            crossed,
+            (begin, end),
+            (operands, weight_gradients),
+        );
+        let statistics = (&statistics.log_sums[begin..begin + width], &statistics.deltas[begin..begin + width]);
         for row in 0..count {
             let (from, to) = is_seen_by(first + row);
             let part = row * width..(row + 1) * width;
-            let (scores, tangents) = (&scores[part.clone()], &tangents[part.clone()]);
-            let (weights, slopes) = (&mut weights[part.clone()], &mut slopes[part]);
-            key_slopes(isa, scores, tangents, marks, (from - begin, to - begin), sight, weights, slopes);
+            let (scores, weight_gradients) = (&scores[part.clone()], &weight_gradients[part.clone()]);
+            let (weights, score_gradients) = (&mut weights[part.clone()], &mut score_gradients[part]);
+            key_score_gradients(
+                isa,
+                scores,
+                weight_gradients,
+                statistics,
+                (from - begin, to - begin),
+                sight,
+                weights,
+                score_gradients,
+            );
         }
         times_values(isa, (weights, width, count), straight, (begin, end), (operands, of_values));
-        times_values(isa, (slopes, width, count), crossed, (begin, end), (operands, of_keys));
+        times_values(isa, (score_gradients, width, count), crossed, (begin, end), (operands, of_keys));
         for row in 0..count {
             let part = row * columns..row * columns + straight.head_dim;
             out(first + row, &of_keys[part.clone()], &of_values[part]);
@@ -188,21 +219,21 @@ fn seen_score<const FUSED: bool>(product: f32, sight: Sight) -> (f32, f32) {
 }
 
 for_every_isa! {
-    /// The slopes of one query's scores, 0 where it does not see, and its marks. Lanes belong to positions.
-    fn query_slopes<E: Element>(
+    /// The gradients of one query's scores, 0 where it does not see, and its statistics. Lanes belong to positions.
+    fn query_score_gradients<E: Element>(
         scores: &mut [f32],
-        tangents: &mut [f32],
+        weight_gradients: &mut [f32],
         visible: (usize, usize),
         sight: Sight,
-        slopes: &mut [E],
+        score_gradients: &mut [E],
         log_sum: &mut f32,
         delta: &mut f32,
     ) {
         let (from, to) = (visible.0 / LANES * LANES, visible.1.next_multiple_of(LANES));
         // What stands in a panel's place of a key that is not seen may be anything.
-        tangents[from..visible.0].fill(0.0);
-        tangents[visible.1..to].fill(0.0);
-        let tangents = tangents[from..to].as_chunks::<LANES>().0;
+        weight_gradients[from..visible.0].fill(0.0);
+        weight_gradients[visible.1..to].fill(0.0);
+        let weight_gradients = weight_gradients[from..to].as_chunks::<LANES>().0;
         let mut largest = [f32::NEG_INFINITY; LANES];
         for (index, score) in scores.iter_mut().enumerate().take(visible.1).skip(visible.0) {
             *score = seen_score::<FUSED>(*score, sight).0;
@@ -212,55 +243,56 @@ for_every_isa! {
         scores[visible.1..to].fill(f32::NEG_INFINITY);
         let peak = largest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
         let (mut sums, mut products) = ([0f32; LANES], [0f32; LANES]);
-        for (scores, tangents) in scores[from..to].as_chunks::<LANES>().0.iter().zip(tangents) {
+        for (scores, weight_gradients) in scores[from..to].as_chunks::<LANES>().0.iter().zip(weight_gradients) {
             for lane in 0..LANES {
                 let weight = exp::<FUSED>(scores[lane] - peak);
                 sums[lane] += weight;
-                products[lane] += weight * tangents[lane];
+                products[lane] += weight * weight_gradients[lane];
             }
         }
         let sum = sums.iter().sum::<f32>();
         (*log_sum, *delta) = (peak + sum.ln(), products.iter().sum::<f32>() / sum);
-        let out = slopes[from..to].as_chunks_mut::<LANES>().0;
-        for ((scores, tangents), out) in scores[from..to].as_chunks::<LANES>().0.iter().zip(tangents).zip(out) {
+        let out = score_gradients[from..to].as_chunks_mut::<LANES>().0;
+        let chunks = scores[from..to].as_chunks::<LANES>().0.iter().zip(weight_gradients);
+        for ((scores, weight_gradients), out) in chunks.zip(out) {
             for lane in 0..LANES {
                 let factor = match sight.soft_cap {
                     None => sight.scale,
                     Some(cap) if scores[lane] > f32::NEG_INFINITY => sight.scale * (1.0 - (scores[lane] / cap) * (scores[lane] / cap)),
                     Some(_) => 0.0,
                 };
-                out[lane] = E::from_f32(exp::<FUSED>(scores[lane] - *log_sum) * (tangents[lane] - *delta) * factor);
+                out[lane] = E::from_f32(exp::<FUSED>(scores[lane] - *log_sum) * (weight_gradients[lane] - *delta) * factor);
             }
         }
-        slopes[..from].fill(E::default());
-        slopes[to..].fill(E::default());
+        score_gradients[..from].fill(E::default());
+        score_gradients[to..].fill(E::default());
     }
 }
 
 for_every_isa! {
-    /// One key's weights and slopes by the queries that see it, 0 elsewhere.
-    fn key_slopes<E: Element>(
+    /// One key's weights and score gradients by the queries that see it, 0 elsewhere.
+    fn key_score_gradients<E: Element>(
         scores: &[f32],
-        tangents: &[f32],
-        marks: (&[f32], &[f32]),
+        weight_gradients: &[f32],
+        statistics: (&[f32], &[f32]),
         visible: (usize, usize),
         sight: Sight,
         weights: &mut [E],
-        slopes: &mut [E],
+        score_gradients: &mut [E],
     ) {
         let range = visible.0 / LANES * LANES..visible.1.next_multiple_of(LANES);
-        let (scores, tangents) = (scores[range.clone()].as_chunks::<LANES>().0, tangents[range.clone()].as_chunks::<LANES>().0);
-        let (log_sums, deltas) = (marks.0[range.clone()].as_chunks::<LANES>().0, marks.1[range.clone()].as_chunks::<LANES>().0);
-        let out = weights[range.clone()].as_chunks_mut::<LANES>().0.iter_mut().zip(slopes[range].as_chunks_mut::<LANES>().0);
-        for (chunk, (weights, slopes)) in out.enumerate() {
+        let (scores, weight_gradients) = (scores[range.clone()].as_chunks::<LANES>().0, weight_gradients[range.clone()].as_chunks::<LANES>().0);
+        let (log_sums, deltas) = (statistics.0[range.clone()].as_chunks::<LANES>().0, statistics.1[range.clone()].as_chunks::<LANES>().0);
+        let out = weights[range.clone()].as_chunks_mut::<LANES>().0.iter_mut().zip(score_gradients[range].as_chunks_mut::<LANES>().0);
+        for (chunk, (weights, score_gradients)) in out.enumerate() {
             for lane in 0..LANES {
                 let (score, factor) = seen_score::<FUSED>(scores[chunk][lane], sight);
                 let weight = exp::<FUSED>(score - log_sums[chunk][lane]);
                 weights[lane] = E::from_f32(weight);
-                slopes[lane] = E::from_f32(weight * (tangents[chunk][lane] - deltas[chunk][lane]) * factor);
+                score_gradients[lane] = E::from_f32(weight * (weight_gradients[chunk][lane] - deltas[chunk][lane]) * factor);
             }
         }
-        for out in [weights, slopes] {
+        for out in [weights, score_gradients] {
             out[..visible.0].fill(E::default());
             out[visible.1..].fill(E::default());
         }
@@ -311,16 +343,16 @@ mod tests {
             let (mut seen, mut queries) = (Panels::default(), Panels::default());
             seen.lay(self.head_dim, &self.keys, &self.values);
             queries.lay(self.head_dim, &self.queries, &self.gradients);
-            let (mut scratch, mut marks) = (BackwardScratch::default(), Marks::default());
+            let (mut scratch, mut statistics) = (BackwardScratch::default(), RowStatistics::default());
             let [mut of_queries, mut of_keys, mut of_values] = [Vec::new(), Vec::new(), Vec::new()];
             let rows = Queries { numbers: &self.queries, group: self.group, first: 0 };
-            let buffers = (&mut scratch, &mut marks);
+            let buffers = (&mut scratch, &mut statistics);
             queries_backward(isa, rows, &self.gradients, &seen, self.sight, buffers, |row, found| {
                 assert_eq!(row * self.head_dim, of_queries.len());
                 of_queries.extend_from_slice(found);
             });
             let keys = Keys { keys: &self.keys, values: &self.values, group: self.group };
-            keys_backward(isa, keys, &queries, self.sight, (&mut scratch, &marks), |_, key, value| {
+            keys_backward(isa, keys, &queries, self.sight, (&mut scratch, &statistics), |_, key, value| {
                 of_keys.extend_from_slice(key);
                 of_values.extend_from_slice(value);
             });
@@ -350,14 +382,14 @@ mod tests {
                 let capped = |key: usize| cap.map_or(score(key), |cap| cap * (score(key) / cap).tanh());
                 let sum: f64 = sees.iter().map(|&key| capped(key).exp()).sum();
                 let weight = |key: usize| capped(key).exp() / sum;
-                let tangent = |key: usize| self.dot((&self.gradients, row), (&self.values, key));
-                let delta: f64 = sees.iter().map(|&key| weight(key) * tangent(key)).sum();
+                let weight_gradient = |key: usize| self.dot((&self.gradients, row), (&self.values, key));
+                let delta: f64 = sees.iter().map(|&key| weight(key) * weight_gradient(key)).sum();
                 for &key in &sees {
                     let squash = cap.map_or(1.0, |cap| 1.0 - (score(key) / cap).tanh().powi(2));
-                    let slope = weight(key) * (tangent(key) - delta) * squash * scale;
+                    let score_gradient = weight(key) * (weight_gradient(key) - delta) * squash * scale;
                     for i in 0..size {
-                        found[0][row * size + i] += slope * Self::number(&self.keys, key * size + i);
-                        found[1][key * size + i] += slope * Self::number(&self.queries, row * size + i);
+                        found[0][row * size + i] += score_gradient * Self::number(&self.keys, key * size + i);
+                        found[1][key * size + i] += score_gradient * Self::number(&self.queries, row * size + i);
                         found[2][key * size + i] += weight(key) * Self::number(&self.gradients, row * size + i);
                     }
                 }
@@ -403,10 +435,10 @@ mod tests {
         used.lay(64, &stray, &stray);
         let mut found = [&mut fresh, &mut used].map(|panels| {
             panels.lay(64, &case.keys, &case.values);
-            let (mut scratch, mut marks) = (BackwardScratch::default(), Marks::default());
+            let (mut scratch, mut statistics) = (BackwardScratch::default(), RowStatistics::default());
             let rows = Queries { numbers: &case.queries, group: 3, first: 0 };
             let mut all = Vec::new();
-            let buffers = (&mut scratch, &mut marks);
+            let buffers = (&mut scratch, &mut statistics);
             queries_backward(Isa::best(), rows, &case.gradients, panels, sight, buffers, |_, found| {
                 all.extend_from_slice(found);
             });

@@ -8,7 +8,7 @@
 pub mod backward;
 
 use super::isa::for_every_isa;
-use super::math::{exp, soft_cap};
+use super::math::{exp, largest, soft_cap};
 use super::product::padded;
 use super::tile::{self, WIDTH};
 use super::unit::{Laid, Unit};
@@ -278,13 +278,7 @@ for_every_isa! {
                 1.0
             }
         };
-        let mut largest = [f32::NEG_INFINITY; LANES];
-        for chunk in chunks.iter() {
-            for (score, largest) in chunk.iter().zip(&mut largest) {
-                *largest = if score > largest { *score } else { *largest };
-            }
-        }
-        let peak = largest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+        let peak = largest(chunks.as_flattened());
         let mut sums = [0f32; LANES];
         for (chunk, out) in chunks.iter().zip(weights[from..to].as_chunks_mut::<LANES>().0) {
             for ((score, sum), out) in chunk.iter().zip(&mut sums).zip(out) {

@@ -9,6 +9,8 @@ mod peft_settings;
 mod peft_targets;
 pub mod target;
 
+use std::collections::HashMap;
+
 use anyhow::{Result, ensure};
 
 /// A row-major f32 matrix.
@@ -69,7 +71,34 @@ impl LoraPair {
     }
 }
 
+/// Pairs by their module, with their places in the adapter.
+pub struct ByModule<'a>(HashMap<&'a str, (usize, &'a LoraPair)>);
+
+impl<'a> ByModule<'a> {
+    /// The pair of a module, which has no other.
+    pub fn take(&mut self, module: &str) -> Option<(usize, &'a LoraPair)> {
+        self.0.remove(module)
+    }
+
+    /// That every pair was taken.
+    pub fn finish(self) -> Result<()> {
+        let mut unused: Vec<&str> = self.0.into_keys().collect();
+        unused.sort_unstable();
+        let modules = unused.join(", ");
+        ensure!(unused.is_empty(), "the adapter has pairs for modules that this model does not have: {modules}");
+        Ok(())
+    }
+}
+
 impl Adapter {
+    /// Its pairs, to be put beside the linears of a model one by one.
+    pub fn by_module(&self) -> Result<ByModule<'_>> {
+        let pairs = self.pairs.iter().enumerate().map(|(index, pair)| (pair.module.as_str(), (index, pair)));
+        let pairs: HashMap<_, _> = pairs.collect();
+        ensure!(pairs.len() == self.pairs.len(), "the adapter has two pairs for the same module");
+        Ok(ByModule(pairs))
+    }
+
     /// How many numbers are trained.
     pub fn parameters(&self) -> usize {
         self.matrices().map(|matrix| matrix.values.len()).sum()

@@ -43,7 +43,7 @@ pub fn read(folder: &Path, config: &ModelConfig) -> Result<Adapter> {
 /// The pairs of the adapter in `folder`, whose whole weights (embedding, head, norms) lie over those of `checkpoint` from
 /// here on, and the config that the model then has.
 pub fn lay_over(folder: &Path, checkpoint: &mut Checkpoint) -> Result<(ModelConfig, Adapter)> {
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    let config = ModelConfig::of(checkpoint)?;
     let opened = PeftAdapter::open(folder, &config)?;
     let mut linears = (0..config.num_hidden_layers).flat_map(|layer| names::linears(&config, layer));
     if let Some(linear) = linears.find(|linear| opened.replaced().any(|name| name == names::weight(&linear.module))) {
@@ -55,7 +55,7 @@ pub fn lay_over(folder: &Path, checkpoint: &mut Checkpoint) -> Result<(ModelConf
         );
     }
     opened.lay_over(checkpoint)?;
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+    let config = ModelConfig::of(checkpoint)?;
     Ok((config, opened.adapter()?))
 }
 

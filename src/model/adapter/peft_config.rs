@@ -108,10 +108,9 @@ impl PeftConfig {
         })
     }
 
-    /// Whether `module` of `modules_to_save` is the one with the weight `tensor` (a path ends with it, as in PEFT).
+    /// Whether `module` of `modules_to_save` has the weight `tensor`: its path ends so, also within a name, as in PEFT.
     pub fn saves(module: &str, tensor: &str) -> bool {
-        let end = tensor.strip_suffix(".weight").and_then(|path| path.strip_suffix(module));
-        end.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        tensor.strip_suffix(".weight").is_some_and(|path| path.ends_with(module))
     }
 
     /// Whether the weight `tensor` was trained as a whole.
@@ -238,6 +237,17 @@ mod tests {
         assert_eq!(config.scale(&["model.layers.0.self_attn.k_proj"]), 0.75);
         assert_eq!(config.scale(&["model.layers.0.self_attn.xk_proj"]), 2.0);
         assert_eq!(config.rank(&["model.layers.0.mlp.experts.gate_up_proj"]), 64);
+    }
+
+    #[test]
+    fn a_module_to_save_is_the_end_of_a_path() {
+        let norm = "model.layers.0.input_layernorm.weight";
+        let saves = |module: &str| PeftConfig::saves(module, norm);
+        assert_eq!(
+            ["norm", "input_layernorm", "layers.0.input_layernorm", "input"].map(saves),
+            [true, true, true, false]
+        );
+        assert!(PeftConfig::saves("lm_head", "lm_head.weight") && !PeftConfig::saves("lm_head", "lm_head.bias"));
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! The home on candle tensors behind the one trait.
 
-use std::collections::HashMap;
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 use candle_core::Tensor;
 
 use super::attention::Recall;
@@ -11,7 +9,7 @@ use super::footprint::token_numbers;
 use super::linear::{Lora, Mode};
 use super::{CandleDecoder, Layer};
 use crate::memory::Memory;
-use crate::model::adapter::{Adapter, LoraPair};
+use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Footprint, Pasts, TokenScore, Wanted};
 use crate::model::packed::Packed;
@@ -45,22 +43,14 @@ impl Decoder for CandleDecoder {
     }
 
     fn set_adapter(&mut self, adapter: &Adapter) -> Result<()> {
-        let mut pairs: HashMap<&str, &LoraPair> =
-            adapter.pairs.iter().map(|pair| (pair.module.as_str(), pair)).collect();
-        if pairs.len() < adapter.pairs.len() {
-            bail!("the adapter has two pairs for the same module");
-        }
+        let mut pairs = adapter.by_module()?;
         for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
-            linear.lora = match pairs.remove(linear.module.as_str()) {
-                Some(pair) => Some(Lora::new(pair, linear.inputs, linear.outputs, self.dtype, &self.device)?),
+            linear.lora = match pairs.take(&linear.module) {
+                Some((_, pair)) => Some(Lora::new(pair, linear.inputs, linear.outputs, self.dtype, &self.device)?),
                 None => None,
             };
         }
-        if !pairs.is_empty() {
-            let mut unused: Vec<&str> = pairs.into_keys().collect();
-            unused.sort_unstable();
-            bail!("the adapter has pairs for modules that this model does not have: {}", unused.join(", "));
-        }
+        pairs.finish()?;
         self.adapted = adapter.pairs.iter().map(|pair| pair.module.clone()).collect();
         self.lay_in(&adapter.whole)
     }
@@ -74,9 +64,7 @@ impl Decoder for CandleDecoder {
     }
 
     fn embed(&self, packed: &Packed) -> Result<Tensor> {
-        if let Some(id) = packed.ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            bail!("token {id} is outside the model's vocabulary of {}", self.config.vocab_size);
-        }
+        self.config.check_tokens(packed.ids.iter().copied())?;
         let ids = Tensor::from_slice(&packed.ids, packed.len(), &self.device)?;
         let embedded = self.embedding.index_select(&ids, 0)?;
         match self.embedding_scale {
@@ -92,10 +80,15 @@ impl Decoder for CandleDecoder {
     }
 
     fn score(&self, hidden: &Tensor, wanted: &[Wanted]) -> Result<Vec<TokenScore>> {
+        self.config.check_tokens(wanted.iter().map(|wanted| wanted.token))?;
         self.score_rows(hidden, wanted)
     }
 
     fn greedy(&self, hidden: &Tensor, rows: &[usize]) -> Result<Vec<u32>> {
         self.greedy_rows(hidden, rows)
+    }
+
+    fn logits(&self, hidden: &Tensor, rows: &[usize]) -> Result<Vec<Vec<f32>>> {
+        self.logit_rows(hidden, rows)
     }
 }

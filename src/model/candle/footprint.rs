@@ -23,21 +23,18 @@ pub fn wave_bytes(config: &ModelConfig, tokens: u64) -> u64 {
     4 * tokens * token_numbers(config) as u64 + decoded_bytes(config) + HEAD_ROWS * 4 * config.vocab_size as u64
 }
 
-/// Bytes of the largest matrix of a layer.
+/// Bytes of the largest matrix of any layer.
 fn decoded_bytes(config: &ModelConfig) -> u64 {
-    let sizes = names::linears(config, 0).into_iter().map(|linear| (linear.inputs * linear.outputs) as u64);
-    4 * sizes.max().unwrap_or(0)
+    let linears = (0..config.num_hidden_layers).flat_map(|layer| names::linears(config, layer));
+    4 * linears.map(|linear| (linear.inputs * linear.outputs) as u64).max().unwrap_or(0)
 }
 
 /// Bytes of one micro-batch of `tokens` in dialogues of at most `longest`: layer inputs (all activations where nothing is
 /// recomputed), one layer's graph, a decoded matrix, some rows of logits. Numbers are f32.
 pub fn batch_bytes(config: &ModelConfig, tokens: u64, longest: u64, recompute: bool) -> u64 {
     let activations = 4 * tokens * layer_activations(config, longest);
-    let linears = (0..config.num_hidden_layers).flat_map(|layer| names::linears(config, layer));
-    let sizes = linears.map(|linear| (linear.inputs * linear.outputs) as u64);
-    let decoded = 4 * sizes.max().unwrap_or(0);
     let kept = kept_bytes(config, tokens, longest, recompute);
-    kept + (GRAPH + 1) * activations + decoded + HEAD_ROWS * 4 * config.vocab_size as u64
+    kept + (GRAPH + 1) * activations + decoded_bytes(config) + HEAD_ROWS * 4 * config.vocab_size as u64
 }
 
 /// What of that every layer leaves for the way back.

@@ -55,6 +55,11 @@ impl CandleDecoder {
         }
         Ok(tokens)
     }
+
+    /// All logits after each of `rows`.
+    pub(super) fn logit_rows(&self, hidden: &Tensor, rows: &[usize]) -> Result<Vec<Vec<f32>>> {
+        Ok(self.logits(hidden, rows)?.to_vec2()?)
+    }
 }
 
 /// One row's softmax, as far as it is needed.

@@ -12,11 +12,11 @@ use super::linear::{Linear, Weight};
 use super::nf4::{DeviceNf4, Tables};
 use super::residence::{Residence, Room};
 use super::rotary::Rotary;
-use super::{CandleDecoder, Layer, LoadOptions, Numerics};
+use super::{CandleDecoder, Layer, LoadOptions};
 use crate::model::config::ModelConfig;
 use crate::model::names::{self, ExpertPart};
 use crate::weights::nf4::{BLOCK, NESTED_BLOCK, Nf4};
-use crate::weights::{Checkpoint, Format};
+use crate::weights::{Checkpoint, Dtype, Format};
 
 impl CandleDecoder {
     /// Into this machine's memory.
@@ -138,10 +138,10 @@ impl Loader<'_> {
     }
 
     fn rounding(&self) -> DType {
-        match self.options.numerics {
-            Numerics::F32 => DType::F32,
-            Numerics::BF16 => DType::BF16,
-            Numerics::F16 => DType::F16,
+        match self.options.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::BF16 => DType::BF16,
+            Dtype::F16 => DType::F16,
         }
     }
 
@@ -151,10 +151,10 @@ impl Loader<'_> {
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.rounding())?.to_dtype(self.dtype())?)
     }
 
-    /// A norm's weights as they multiply.
+    /// A norm's weights as they multiply. One more than the stored ones is not rounded again.
     fn norm(&self, name: &str, width: usize) -> Result<Tensor> {
         let stored = self.tensor(name, &[width])?;
-        Ok(if self.config.norm_plus_one { (stored + 1.0)? } else { stored })
+        Ok(if self.config.norm_plus_one { (stored.to_dtype(DType::F32)? + 1.0)? } else { stored })
     }
 
     fn rounded(&self, number: f32) -> Result<f64> {

@@ -215,9 +215,9 @@ fn noisy(hidden: Tensor, batch: &MicroBatch, options: &LossOptions) -> Result<Te
 
 /// The part of the load-balancing loss that one layer's probabilities can change.
 fn objective_of(balance: &Balance, routing: &Routing) -> Result<Tensor> {
-    let slopes: Vec<f32> = balance.slopes().into_iter().map(|slope| slope as f32).collect();
-    let slopes = Tensor::from_vec(slopes, (1, routing.probabilities.dim(1)?), routing.probabilities.device())?;
-    Ok(routing.probabilities.broadcast_mul(&slopes)?.sum_all()?)
+    let gradient: Vec<f32> = balance.gradient().into_iter().map(|derivative| derivative as f32).collect();
+    let gradient = Tensor::from_vec(gradient, (1, routing.probabilities.dim(1)?), routing.probabilities.device())?;
+    Ok(routing.probabilities.broadcast_mul(&gradient)?.sum_all()?)
 }
 
 /// Adds a layer's routing to the counts.

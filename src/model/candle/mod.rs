@@ -34,6 +34,7 @@ use crate::model::adapter::{LoraPair, Matrix};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::packed::Packed;
+use crate::weights::Dtype;
 use attention::{Attention, Pass, Place, Recall};
 use feed_forward::FeedForward;
 use linear::{Linear, Lora, Mode};
@@ -42,21 +43,12 @@ use residence::Residence;
 pub use residence::Room;
 use rotary::Rotary;
 
-/// How weights are held and products are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Numerics {
-    F32,
-    /// On candle's CPU: weights rounded to bf16, products in f32.
-    BF16,
-    /// As `BF16`, in f16.
-    F16,
-}
-
 /// How a decoder is made from a checkpoint.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     pub device: Device,
-    pub numerics: Numerics,
+    /// Weights are rounded to it. Without a device of their own products are in f32 all the same.
+    pub dtype: Dtype,
     /// Holds every linear of the layers (attention, experts, router) in NF4 with double quantisation.
     pub nf4: bool,
 }

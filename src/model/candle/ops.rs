@@ -11,6 +11,9 @@ use crate::model::config::Activation;
 /// `weight * x / sqrt(mean(x^2) + eps)` over the last dimension; the gradient is by `x`, and by `weight` where that is
 /// trained.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if weight.dtype() != x.dtype() {
+        return Ok(rms_norm(&wide(x)?, weight, eps)?.to_dtype(x.dtype())?);
+    }
     if weight.track_op() {
         // The same bits: the kernel multiplies by the weight last.
         return Ok(rms_norm(x, &weight.detach().ones_like()?, eps)?.broadcast_mul(weight)?);

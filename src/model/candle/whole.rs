@@ -159,5 +159,5 @@ impl CandleDecoder {
 
 /// What a norm multiplies by: its weights, in some families one more than these.
 fn multiplier(weights: &Var, plus_one: bool) -> Result<Tensor> {
-    Ok(if plus_one { (weights.as_tensor() + 1.0)? } else { weights.as_tensor().clone() })
+    Ok(if plus_one { (weights.as_tensor().to_dtype(DType::F32)? + 1.0)? } else { weights.as_tensor().clone() })
 }

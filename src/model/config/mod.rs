@@ -9,10 +9,12 @@ pub mod rope;
 #[cfg(test)]
 mod tests;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
 pub use rope::{Rope, RopeScaling};
+
+use crate::weights::Checkpoint;
 
 /// The families whose checkpoints open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,11 +103,24 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// The configuration beside a checkpoint's weights.
+    pub fn of(checkpoint: &Checkpoint) -> Result<ModelConfig> {
+        ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())
+    }
+
     /// Checks a `config.json` (transformers 4 or 5). `place` names it in errors. Defaults are those of transformers'
     /// configuration classes.
     pub fn from_json(json: &Value, place: &str) -> Result<ModelConfig> {
         let fields = json.as_object().ok_or_else(|| anyhow!("{place}: not a JSON object"))?;
         read::config(fields).with_context(|| place.to_owned())
+    }
+
+    /// That all of `ids` are in the vocabulary.
+    pub fn check_tokens(&self, mut ids: impl Iterator<Item = u32>) -> Result<()> {
+        match ids.find(|&id| id as usize >= self.vocab_size) {
+            Some(id) => bail!("token {id} is outside the model's vocabulary of {}", self.vocab_size),
+            None => Ok(()),
+        }
     }
 
     /// How many keys, its own included, a query of that layer sees; `None`: all.
@@ -152,9 +167,11 @@ impl ModelConfig {
     pub fn short_length(&self) -> usize {
         match self.rope_scaling {
             RopeScaling::LongRope { original_max_position_embeddings, .. } => original_max_position_embeddings,
-            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } | RopeScaling::Yarn { .. } => {
-                usize::MAX
-            }
+            RopeScaling::None
+            | RopeScaling::Dynamic
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::Yarn { .. } => usize::MAX,
         }
     }
 

@@ -342,9 +342,16 @@ impl Reader<'_> {
         let stated = of_layers("full_attention")?.or(parameters);
         let theta = self.positive("rope_theta")?.unwrap_or(config.rope_theta);
         config.rope_theta = stated.map_or(Ok(None), |fields| positive(fields, "rope_theta"))?.unwrap_or(theta);
-        config.rope_scaling = match (stated, rope::table(self.fields, "rope_scaling")?) {
-            (Some(fields), _) => rope::scaling(fields, &around).context("`rope_parameters`")?,
-            (None, Some(fields)) => rope::scaling(fields, &around).context("`rope_scaling`")?,
+        let parsed = |fields: Option<&Map<String, Value>>, key: &'static str| {
+            fields.map(|fields| rope::scaling(fields, &around).context(format!("`{key}`"))).transpose()
+        };
+        let scaling = parsed(rope::table(self.fields, "rope_scaling")?, "rope_scaling")?;
+        config.rope_scaling = match (parsed(stated, "rope_parameters")?, scaling) {
+            // transformers 4 would take the one, 5 the other.
+            (Some(new), Some(old)) if new != old => {
+                bail!("keys `rope_scaling` and `rope_parameters` state different scalings; remove one of them")
+            }
+            (Some(scaling), _) | (None, Some(scaling)) => scaling,
             (None, None) => RopeScaling::None,
         };
         if config.architecture == Architecture::Gemma3 {

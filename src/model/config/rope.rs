@@ -14,6 +14,9 @@ use super::read::{missing, positive, wrong};
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     None,
+    /// Its base grows only with a sequence that is longer than `max_position_embeddings` (with which longest sequence of a
+    /// process, transformers leaves to chance). None is: scoring cuts there, and training refuses longer ones.
+    Dynamic,
     Linear {
         factor: f64,
     },
@@ -70,7 +73,7 @@ impl Rope {
         let power = |pair: usize| self.theta.powf(f64::from((2 * pair) as f32 / rotary_dim as f32)) as f32;
         (0..rotary_dim / 2)
             .map(|pair| match &self.scaling {
-                RopeScaling::None => 1.0 / power(pair),
+                RopeScaling::None | RopeScaling::Dynamic => 1.0 / power(pair),
                 RopeScaling::Linear { factor } => (1.0 / power(pair)) / *factor as f32,
                 RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                     let [factor, low, high] =
@@ -94,7 +97,7 @@ impl Rope {
     /// What cosines and sines are multiplied by.
     pub fn amplitude(&self) -> f32 {
         match self.scaling {
-            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
+            RopeScaling::None | RopeScaling::Dynamic | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
             RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
                 attention_factor as f32
             }
@@ -149,9 +152,7 @@ pub(super) fn scaling(fields: &Map<String, Value>, around: &Surroundings) -> Res
                 original_max_position_embeddings: number("original_max_position_embeddings")? as usize,
             })
         }
-        // Its base grows only with a sequence that is longer than `max_position_embeddings`. With which longest sequence
-        // of a process, transformers leaves to chance; here none is longer.
-        Some("dynamic") => number("factor").map(|_| RopeScaling::None),
+        Some("dynamic") => number("factor").map(|_| RopeScaling::Dynamic),
         Some("yarn") => yarn(fields, around),
         Some("longrope" | "su") => long_rope(fields, around),
         Some(other) => bail!(

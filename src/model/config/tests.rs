@@ -64,6 +64,13 @@ fn rope_is_read_under_its_old_and_new_names() {
     let default = with("llama", "rope_parameters", json!({"rope_type": "default", "rope_theta": 3.0})).unwrap();
     assert_eq!((default.rope_scaling, default.rope_theta), (RopeScaling::None, 3.0));
     assert_eq!(with("llama", "rope_scaling", Value::Null).unwrap().rope_scaling, RopeScaling::None);
+    let mut both = bare("llama");
+    both["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 3.0});
+    both["rope_scaling"] = json!({"rope_type": "linear", "factor": 2.0});
+    let error = format!("{:#}", ModelConfig::from_json(&both, "config.json").unwrap_err());
+    assert!(error.contains("`rope_scaling` and `rope_parameters`"), "{error}");
+    both["rope_scaling"] = json!({"rope_type": "default"});
+    assert_eq!(ModelConfig::from_json(&both, "").unwrap().rope_scaling, RopeScaling::None);
 }
 
 #[test]
@@ -108,7 +115,7 @@ fn yarn_is_a_ramp_from_fast_pairs_to_slow_ones() {
 #[test]
 fn dynamic_scaling_is_none_within_the_trained_length() {
     let config = with("llama", "rope_scaling", json!({"type": "dynamic", "factor": 4.0})).unwrap();
-    assert_eq!((config.rope_scaling, config.max_position_embeddings), (RopeScaling::None, 2048));
+    assert_eq!((config.rope_scaling, config.max_position_embeddings), (RopeScaling::Dynamic, 2048));
 }
 
 #[test]

@@ -16,10 +16,11 @@ use crate::kernel::attention::{KeyValues, Queries, Scratch, Sight, attend};
 use crate::kernel::product::{Block, Rows, padded};
 use crate::kernel::{Element, Shared, rows};
 use crate::model::decoder::Pasts;
+use crate::model::names::ATTENTION_LINEARS;
 use crate::model::packed::Packed;
 
-/// Places in a layer's linears.
-pub(super) const OUTPUT: usize = 3;
+/// Its place in a layer's linears: attention's last.
+pub(super) const OUTPUT: usize = ATTENTION_LINEARS - 1;
 
 /// Queries of an item: enough to make packing its path's keys a small part, few enough to share them out.
 const QUERIES_OF_AN_ITEM: usize = 512;

@@ -1,15 +1,14 @@
 //! The home on our kernels behind the one trait.
 
-use std::collections::HashMap;
-
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::layer::Pairs;
+use super::load::rounding;
 use super::{CpuDecoder, Hidden, Past};
 use crate::kernel::Element;
 use crate::kernel::attention::KeyValues;
 use crate::kernel::product::padded;
-use crate::model::adapter::{Adapter, LoraPair};
+use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Footprint, Pasts, TokenScore, Wanted};
 use crate::model::names;
@@ -46,25 +45,17 @@ impl<E: Element> Decoder for CpuDecoder<E> {
             adapter.whole.is_empty(),
             "the kernels' home trains LoRA pairs alone: train weights themselves with --decoder candle"
         );
-        let mut pairs: HashMap<&str, (usize, &LoraPair)> =
-            adapter.pairs.iter().enumerate().map(|(index, pair)| (pair.module.as_str(), (index, pair))).collect();
-        if pairs.len() < adapter.pairs.len() {
-            bail!("the adapter has two pairs for the same module");
-        }
+        let mut pairs = adapter.by_module()?;
         let layers: Vec<Vec<names::Linear>> =
             (0..self.config.num_hidden_layers).map(|layer| names::linears(&self.config, layer)).collect();
         let mut found = Vec::with_capacity(layers.len());
         for linears in &layers {
-            let of: Vec<_> = linears.iter().map(|linear| pairs.remove(linear.module.as_str())).collect();
+            let of: Vec<_> = linears.iter().map(|linear| pairs.take(&linear.module)).collect();
             let mut both = of.iter().zip(linears).filter_map(|(found, linear)| Some((found.as_ref()?.1, linear)));
             both.try_for_each(|(pair, linear)| pair.check(linear.inputs, linear.outputs))?;
             found.push(of);
         }
-        if !pairs.is_empty() {
-            let mut unused: Vec<&str> = pairs.into_keys().collect();
-            unused.sort_unstable();
-            bail!("the adapter has pairs for modules that this model does not have: {}", unused.join(", "));
-        }
+        pairs.finish()?;
         // One layer's old pairs go as its new ones come: an adapter is not held a second time.
         for (index, (linears, of)) in layers.iter().zip(found).enumerate() {
             let shapes = linears.iter().map(|linear| [linear.outputs, linear.inputs]);
@@ -84,12 +75,11 @@ impl<E: Element> Decoder for CpuDecoder<E> {
     }
 
     fn embed(&self, packed: &Packed) -> Result<Hidden> {
-        if let Some(id) = packed.ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            bail!("token {id} is outside the model's vocabulary of {}", self.config.vocab_size);
-        }
+        self.config.check_tokens(packed.ids.iter().copied())?;
         let embedding = self.weights.embedding()?;
-        let embedding = embedding.matrix(self.weights.rounded_to_f16());
-        let scale = self.config.embedding_scale.unwrap_or(1.0);
+        let rounded_to_f16 = self.weights.rounded_to_f16();
+        let embedding = embedding.matrix(rounded_to_f16);
+        let scale = self.config.embedding_scale.map_or(1.0, rounding::<E>(rounded_to_f16));
         let mut states = vec![0f32; packed.len() * self.width()];
         for (state, &id) in states.chunks_exact_mut(self.width()).zip(&packed.ids) {
             embedding.decode_row(self.kernels.isa, id as usize, 0, state);
@@ -103,10 +93,15 @@ impl<E: Element> Decoder for CpuDecoder<E> {
     }
 
     fn score(&self, hidden: &Hidden, wanted: &[Wanted]) -> Result<Vec<TokenScore>> {
+        self.config.check_tokens(wanted.iter().map(|wanted| wanted.token))?;
         self.score_rows(hidden, wanted)
     }
 
     fn greedy(&self, hidden: &Hidden, rows: &[usize]) -> Result<Vec<u32>> {
         self.greedy_rows(hidden, rows)
+    }
+
+    fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Result<Vec<Vec<f32>>> {
+        self.logit_rows(hidden, rows)
     }
 }

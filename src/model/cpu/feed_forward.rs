@@ -13,11 +13,12 @@ use super::workspace::{ExpertInput, Low, ROWS_A_TASK, Workspace, take};
 use crate::kernel::product::{Block, Kernels, Rows, Term};
 use crate::kernel::{Element, Matrix, Shared, rows};
 use crate::model::config::{Activation, Mixture};
+use crate::model::names::{ATTENTION_LINEARS, EXPERT_LINEARS};
 
 /// Places in a layer's linears: the first after attention's, which is a mixture's router.
-const FIRST: usize = 4;
+const FIRST: usize = ATTENTION_LINEARS;
 pub(super) const ROUTER: usize = FIRST;
-pub(super) const DENSE: Places = Places { w1: FIRST, w2: 6, w3: 5 };
+pub(super) const DENSE: Places = Places { w1: FIRST, w2: FIRST + 2, w3: FIRST + 1 };
 
 #[derive(Clone, Copy)]
 pub(super) struct Places {
@@ -27,7 +28,7 @@ pub(super) struct Places {
 }
 
 pub(super) fn places_of_expert(expert: usize) -> Places {
-    let first = ROUTER + 1 + 3 * expert;
+    let first = ROUTER + 1 + EXPERT_LINEARS * expert;
     Places { w1: first, w2: first + 1, w3: first + 2 }
 }
 

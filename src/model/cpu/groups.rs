@@ -10,12 +10,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use crate::model::config::ModelConfig;
-use crate::model::names;
-
-/// Linears of attention: q, k, v, o.
-const ATTENTION: usize = 4;
-/// Linears of an expert, or of a dense feed-forward.
-const EXPERT: usize = 3;
+use crate::model::names::{self, ATTENTION_LINEARS, EXPERT_LINEARS};
 
 /// The groups of every layer: ranges of places in the order of [`names::linears`].
 pub struct Groups {
@@ -67,8 +62,8 @@ impl Groups {
 /// The parts of a layer of so many linears. What three times any number leaves beside attention is the router. A norm of
 /// the feed-forward's output needs all of that at once, and so keeps it whole.
 fn parts(linears: usize, whole_feed_forward: bool) -> Vec<Range<usize>> {
-    let first = ATTENTION + (linears - ATTENTION) % EXPERT;
-    let step = if whole_feed_forward { linears - first } else { EXPERT };
+    let first = ATTENTION_LINEARS + (linears - ATTENTION_LINEARS) % EXPERT_LINEARS;
+    let step = if whole_feed_forward { linears - first } else { EXPERT_LINEARS };
     std::iter::once(0..first).chain((first..linears).step_by(step).map(|start| start..start + step)).collect()
 }
 

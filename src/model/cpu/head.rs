@@ -40,14 +40,33 @@ impl<E: Element> CpuDecoder<E> {
         Ok(tokens)
     }
 
+    /// All logits after each of `rows`.
+    pub(super) fn logit_rows(&self, hidden: &Hidden, rows: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let normed = self.normed(hidden, rows);
+        let head = self.weights.head()?;
+        let head = head.matrix(self.weights.rounded_to_f16());
+        let logits = self.kernels.logits(Rows { numbers: &normed, step: self.width() }, rows.len(), head, self.cap());
+        Ok(logits.chunks_exact(head.rows).map(<[f32]>::to_vec).collect())
+    }
+
     fn distributions(&self, hidden: &Hidden, rows: &[usize], picks: &[Pick]) -> Result<(Vec<Distribution>, Vec<f32>)> {
+        let normed = self.normed(hidden, rows);
+        let head = self.weights.head()?;
+        let head = head.matrix(self.weights.rounded_to_f16());
+        let of_head = Rows { numbers: &normed, step: self.width() };
+        Ok(self.kernels.distributions(of_head, rows.len(), head, self.cap(), picks))
+    }
+
+    /// What the head multiplies, (rows, hidden).
+    fn normed(&self, hidden: &Hidden, rows: &[usize]) -> Vec<E> {
         let width = self.width();
         let states: Vec<f32> = rows.iter().flat_map(|&row| &hidden.states[row * width..][..width]).copied().collect();
         let mut normed = vec![E::default(); states.len()];
         self.norm_rows(&states, &self.norm, &mut normed);
-        let head = self.weights.head()?;
-        let head = head.matrix(self.weights.rounded_to_f16());
-        let cap = self.config.final_softcap.map(|cap| cap as f32);
-        Ok(self.kernels.distributions(Rows { numbers: &normed, step: width }, rows.len(), head, cap, picks))
+        normed
+    }
+
+    fn cap(&self) -> Option<f32> {
+        self.config.final_softcap.map(|cap| cap as f32)
     }
 }

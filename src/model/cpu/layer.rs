@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use rayon::prelude::*;
 
+use super::attention::OUTPUT;
 use super::linear::{LowRank, Span};
 use super::rotary::Angles;
 use super::weights::LayerWeights;
@@ -15,6 +16,7 @@ use crate::kernel::{Element, rows};
 use crate::model::adapter::LoraPair;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Pasts;
+use crate::model::names::{ATTENTION_LINEARS, EXPERT_LINEARS};
 use crate::model::packed::Packed;
 
 /// What a layer holds in f32, and what an adapter puts beside its linears.
@@ -56,10 +58,10 @@ impl Pairs {
 
     /// `linears`: shapes and pairs in the order of `names::linears`.
     pub fn new<E: Element>(linears: &[([usize; 2], Option<&LoraPair>)]) -> Result<Pairs> {
-        let (attention, rest) = linears.split_at(4);
+        let (attention, rest) = linears.split_at(ATTENTION_LINEARS);
         let mut pairs = Pairs {
-            inputs: LowRank::new::<E>(&attention[..3])?,
-            output: LowRank::new::<E>(&attention[3..])?,
+            inputs: LowRank::new::<E>(&attention[..OUTPUT])?,
+            output: LowRank::new::<E>(&attention[OUTPUT..])?,
             ..Pairs::default()
         };
         if let [gate, up, down] = rest {
@@ -68,7 +70,7 @@ impl Pairs {
         }
         let (router, experts) = rest.split_at(1);
         pairs.router = LowRank::new::<f32>(router)?;
-        for expert in experts.chunks_exact(3) {
+        for expert in experts.chunks_exact(EXPERT_LINEARS) {
             pairs.experts.push([LowRank::new::<E>(&[expert[0], expert[2]])?, LowRank::new::<E>(&expert[1..2])?]);
         }
         Ok(pairs)

@@ -132,7 +132,7 @@ impl<E: Element> CpuDecoder<E> {
 }
 
 /// What the model's dtype does to a number.
-fn rounding<E: Element>(rounded_to_f16: bool) -> fn(f32) -> f32 {
+pub(super) fn rounding<E: Element>(rounded_to_f16: bool) -> fn(f32) -> f32 {
     if rounded_to_f16 { |value| f16::from_f32(value).to_f32() } else { |value| E::from_f32(value).to_f32() }
 }
 

@@ -6,7 +6,7 @@
 //! panels as they are used, and never held twice.
 //!
 //! `E` is what products are made of: bf16 (with f32 sums and an f32 residual), or f32 for parity and for f16 weights.
-//! A token's numbers have the same bits whatever the other tokens, threads, waves or budget (`tests/invariance.rs`).
+//! A token's numbers have the same bits whatever the other tokens, threads, waves or budget (`tests/cpu.rs`).
 
 mod attention;
 mod backward;
@@ -25,8 +25,6 @@ mod workspace;
 
 use std::path::PathBuf;
 
-use half::bf16;
-
 pub use backward::{spilled_bytes, walk_bytes};
 pub use load::LoadOptions;
 pub use past::Past;
@@ -39,11 +37,6 @@ use layer::Layer;
 use rotary::Rotary;
 use weights::Weights;
 use workspace::Workspace;
-
-/// Products in bf16, sums in f32.
-pub type Bf16Decoder = CpuDecoder<bf16>;
-/// Everything in f32.
-pub type F32Decoder = CpuDecoder<f32>;
 
 /// A loaded model.
 pub struct CpuDecoder<E: Element> {

@@ -4,7 +4,9 @@ use rayon::prelude::*;
 
 use super::linear::{self, Seen};
 use crate::kernel::attention::Queries;
-use crate::kernel::attention::backward::{BackwardScratch, Keys, Marks, Panels, keys_backward, queries_backward};
+use crate::kernel::attention::backward::{
+    BackwardScratch, Keys, Panels, RowStatistics, keys_backward, queries_backward,
+};
 use crate::kernel::product::{Rows, Term, padded};
 use crate::kernel::{Element, Pool, Shared, backward, rows};
 use crate::model::cpu::CpuDecoder;
@@ -12,9 +14,6 @@ use crate::model::cpu::attention::{OUTPUT, segment_rows};
 use crate::model::cpu::layer::Visit;
 use crate::model::cpu::workspace::{Low, ROWS_A_TASK, Workspace, take};
 use crate::model::training::PairGradient;
-
-/// Linears of attention: q, k, v, o.
-pub const LINEARS: usize = OUTPUT + 1;
 
 /// Buffers of one walk.
 #[derive(Default)]
@@ -37,7 +36,7 @@ struct HeadScratch<E> {
     seen: Panels<E>,
     queries: Panels<E>,
     scratch: BackwardScratch<E>,
-    marks: Marks,
+    statistics: RowStatistics,
 }
 
 impl<E: Element> Default for HeadScratch<E> {
@@ -46,7 +45,7 @@ impl<E: Element> Default for HeadScratch<E> {
             seen: Panels::default(),
             queries: Panels::default(),
             scratch: BackwardScratch::default(),
-            marks: Marks::default(),
+            statistics: RowStatistics::default(),
         }
     }
 }
@@ -125,17 +124,25 @@ impl<E: Element> CpuDecoder<E> {
             let (queries, gradients) = (&space.queries[of(group * step)], &of_heads[of(group * step)]);
             let (keys, values) = (&space.keys[of(step)], &space.values[of(step)]);
             pool.with(|worker| {
-                let HeadScratch { seen, queries: asking, scratch, marks } = worker;
+                let HeadScratch { seen, queries: asking, scratch, statistics } = worker;
                 seen.lay(head_dim, keys, values);
                 asking.lay(head_dim, queries, gradients);
                 let asked = Queries { numbers: queries, group, first: 0 };
-                queries_backward(self.kernels.isa, asked, gradients, seen, sight, (scratch, marks), |row, found| {
-                    let at = ((rows.start + row / group) * heads + head * group + row % group) * head_dim;
-                    // SAFETY: each head of each row is written once.
-                    unsafe { of_queries.part(at..at + head_dim) }.copy_from_slice(found);
-                });
+                queries_backward(
+                    self.kernels.isa,
+                    asked,
+                    gradients,
+                    seen,
+                    sight,
+                    (scratch, statistics),
+                    |row, found| {
+                        let at = ((rows.start + row / group) * heads + head * group + row % group) * head_dim;
+                        // SAFETY: each head of each row is written once.
+                        unsafe { of_queries.part(at..at + head_dim) }.copy_from_slice(found);
+                    },
+                );
                 let keys = Keys { keys, values, group };
-                keys_backward(self.kernels.isa, keys, asking, sight, (scratch, marks), |position, key, value| {
+                keys_backward(self.kernels.isa, keys, asking, sight, (scratch, statistics), |position, key, value| {
                     let at = ((rows.start + position) * kv_heads + head) * head_dim;
                     // SAFETY: as above.
                     unsafe {

@@ -88,7 +88,7 @@ impl<E: Element> CpuDecoder<E> {
                     logits,
                     routed: &routed,
                     of_weights: &of_weights,
-                    slopes: &portion.slopes,
+                    balance_gradient: &portion.balance_gradient,
                 };
                 let of_normed = &mut scratch.of_normed[..middle.len()];
                 self.router_back(visit, routes, &space.normed_f32, of_normed, &mut scratch.router, sums);

@@ -17,12 +17,12 @@ const LOGITS: usize = 16 << 20;
 /// Buffers of one walk.
 #[derive(Default)]
 pub struct Scratch<E> {
-    states: Vec<f32>,    // (rows, hidden)
-    normed: Vec<E>,      // (rows, hidden)
-    logits: Vec<f32>,    // (rows, vocabulary)
-    slopes: Vec<E>,      // (rows, vocabulary filled up to whole groups)
-    gradients: Vec<f32>, // (rows, hidden)
-    losses: Vec<f64>,    // (rows)
+    states: Vec<f32>,        // (rows, hidden)
+    normed: Vec<E>,          // (rows, hidden)
+    logits: Vec<f32>,        // (rows, vocabulary)
+    logit_gradients: Vec<E>, // (rows, vocabulary filled up to whole groups)
+    gradients: Vec<f32>,     // (rows, hidden)
+    losses: Vec<f64>,        // (rows)
 }
 
 /// Bytes of the buffers for so many tokens.
@@ -73,7 +73,7 @@ impl<E: Element> CpuDecoder<E> {
         scratch: &mut Scratch<E>,
     ) -> Result<()> {
         let (count, width, vocabulary) = (chunk.len(), self.width(), self.config.vocab_size);
-        let Scratch { states: picked, normed, logits, slopes, gradients, losses } = scratch;
+        let Scratch { states: picked, normed, logits, logit_gradients, gradients, losses } = scratch;
         let (picked, normed) = (take(picked, count * width), take(normed, count * width));
         let rows_of = picked.chunks_exact_mut(width).zip(chunk);
         rows_of.for_each(|(to, wanted)| to.copy_from_slice(&states[wanted.row * width..][..width]));
@@ -91,16 +91,24 @@ impl<E: Element> CpuDecoder<E> {
             rows::put_block(self.kernels.isa, sums, None, out);
         });
         let (step, cap) = (padded::<E>(vocabulary), self.config.final_softcap.map(|cap| cap as f32));
-        let (slopes, losses) = (take(slopes, count * step), take(losses, count));
-        let rows_of = logits.par_chunks_mut(vocabulary).zip(slopes.par_chunks_mut(step)).zip(chunk).zip(losses);
-        rows_of.for_each(|(((logits, slopes), wanted), loss)| {
-            slopes[vocabulary..].fill(E::default());
-            backward::cross_entropy(self.kernels.isa, logits, cap, wanted.target, loss, &mut slopes[..vocabulary]);
+        let (logit_gradients, losses) = (take(logit_gradients, count * step), take(losses, count));
+        let rows_of =
+            logits.par_chunks_mut(vocabulary).zip(logit_gradients.par_chunks_mut(step)).zip(chunk).zip(losses);
+        rows_of.for_each(|(((logits, logit_gradients), wanted), loss)| {
+            logit_gradients[vocabulary..].fill(E::default());
+            backward::cross_entropy(
+                self.kernels.isa,
+                logits,
+                cap,
+                wanted.target,
+                loss,
+                &mut logit_gradients[..vocabulary],
+            );
         });
         let Some(out) = out else { return Ok(()) };
         let gradients = take(gradients, count * width);
-        let slopes = Rows { numbers: &slopes[..], step };
-        self.put(count, &[Term::across(slopes, head)], gradients, width);
+        let logit_gradients = Rows { numbers: &logit_gradients[..], step };
+        self.put(count, &[Term::across(logit_gradients, head)], gradients, width);
         for ((wanted, gradient), state) in
             chunk.iter().zip(gradients.chunks_exact(width)).zip(picked.chunks_exact(width))
         {

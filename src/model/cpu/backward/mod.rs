@@ -35,6 +35,7 @@ use crate::kernel::{Element, Shared, backward, rows};
 use crate::model::adapter::Adapter;
 use crate::model::decoder::{Decoder, Pasts};
 use crate::model::dropout::Dropout;
+use crate::model::names::ATTENTION_LINEARS;
 use crate::model::packed::Packed;
 use crate::model::training::{Balance, Gradients, Inputs, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
 use kept::Kept;
@@ -50,7 +51,7 @@ pub(super) struct Portion {
     spans: Vec<Span>,
     targets_of: Vec<usize>,
     /// By micro-batch, once it is known: of the load-balancing loss, by a token's probability of each expert.
-    slopes: Vec<Vec<f64>>,
+    balance_gradient: Vec<Vec<f64>>,
 }
 
 /// What a walk holds.
@@ -134,7 +135,7 @@ impl<E: Element> Trainable for CpuDecoder<E> {
                 let mut gradients: Vec<Vec<f32>> = walk.states.iter().map(|states| vec![0.0; states.len()]).collect();
                 let out = Some((factor, &mut gradients[..]));
                 let losses = self.losses_of(&walk, options, out, &mut scratch.head)?;
-                walk.know_slopes(f64::from(factor) * options.router_aux_loss_coef);
+                walk.set_balance_gradients(f64::from(factor) * options.router_aux_loss_coef);
                 for layer in (0..self.layers.len()).rev() {
                     let buffers = (&mut *space, &mut scratch);
                     self.backward_layer(layer, &walk.portions, &mut kept, &mut gradients, buffers, sums)?;
@@ -257,7 +258,7 @@ impl<E: Element> CpuDecoder<E> {
                 gradient,
                 space,
                 &mut scratch.attention,
-                &mut of_layer[..attention::LINEARS],
+                &mut of_layer[..ATTENTION_LINEARS],
             );
         }
         self.give_sums(layer, of_layer, sums);
@@ -307,11 +308,11 @@ impl<E: Element> CpuDecoder<E> {
 }
 
 impl Walk {
-    /// The load-balancing losses of all layers, times `factor`, have these slopes.
-    fn know_slopes(&mut self, factor: f64) {
-        let scaled = |balance: &Balance| balance.slopes().into_iter().map(|slope| slope * factor).collect();
+    /// The gradients of all layers' load-balancing losses, times `factor`.
+    fn set_balance_gradients(&mut self, factor: f64) {
+        let scaled = |balance: &Balance| balance.gradient().into_iter().map(|derivative| derivative * factor).collect();
         for (portion, balances) in self.portions.iter_mut().zip(&self.balances) {
-            portion.slopes = balances.iter().map(scaled).collect();
+            portion.balance_gradient = balances.iter().map(scaled).collect();
         }
     }
 }
@@ -331,7 +332,7 @@ fn portions(batches: &[MicroBatch], dropout: f64) -> Result<Vec<Portion>> {
                     targets: Vec::new(),
                     spans: Vec::new(),
                     targets_of: Vec::new(),
-                    slopes: Vec::new(),
+                    balance_gradient: Vec::new(),
                 };
                 portion.push(batch, count, dropout);
                 portions.push(portion);

@@ -21,7 +21,7 @@ pub struct Routes<'a> {
     /// By expert, of its rows in order.
     pub of_weights: &'a [Vec<f32>],
     /// By micro-batch: of the load-balancing loss, by a token's probability of each expert.
-    pub slopes: &'a [Vec<f64>],
+    pub balance_gradient: &'a [Vec<f64>],
 }
 
 /// Buffers of one walk.
@@ -74,10 +74,10 @@ impl Routes<'_> {
         let experts = self.mixture.experts;
         let choices = self.choices(out.len() / experts);
         for (batch, span) in visit.spans.iter().enumerate() {
-            let slopes = self.slopes.get(batch).map(Vec::as_slice);
+            let balance_gradient = self.balance_gradient.get(batch).map(Vec::as_slice);
             for row in span.rows.clone() {
                 let part = row * experts..(row + 1) * experts;
-                let found = of_row(&self.logits[part.clone()], &choices[row], slopes, self.mixture.normalize);
+                let found = of_row(&self.logits[part.clone()], &choices[row], balance_gradient, self.mixture.normalize);
                 out[part].iter_mut().zip(found).for_each(|(out, value)| *out = value as f32);
             }
         }
@@ -97,9 +97,9 @@ impl Routes<'_> {
 
 /// The gradient of one token's logits. With probabilities `p` and, of those chosen, the sum `S`: a weight is `p / S` where
 /// they are made to sum to 1, else `p`; and `logit'_e = p_e (p'_e - sum_i p_i p'_i)`.
-fn of_row(logits: &[f32], choices: &[Choice], slopes: Option<&[f64]>, normalize: bool) -> Vec<f64> {
+fn of_row(logits: &[f32], choices: &[Choice], balance_gradient: Option<&[f64]>, normalize: bool) -> Vec<f64> {
     let probabilities = softmax(logits);
-    let mut of_probabilities = slopes.map_or(vec![0.0; logits.len()], <[f64]>::to_vec);
+    let mut of_probabilities = balance_gradient.map_or(vec![0.0; logits.len()], <[f64]>::to_vec);
     let chosen: f64 = choices.iter().map(|choice| probabilities[choice.expert]).sum();
     let common: f64 = choices.iter().map(|choice| choice.gradient * choice.weight).sum();
     for Choice { expert, gradient, .. } in choices {
@@ -114,9 +114,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_s_logits_get_their_slopes() {
+    fn a_tokens_logits_get_their_gradient() {
         let logits = [0.3f32, -0.7, 1.1, 0.2];
-        let (gradients, slopes) = ([0.5, -2.0], [0.1, 0.2, -0.3, 0.4]);
+        let (gradients, balance_gradient) = ([0.5, -2.0], [0.1, 0.2, -0.3, 0.4]);
         for normalize in [true, false] {
             let weights = |logits: &[f32]| -> [f64; 2] {
                 let p = softmax(logits);
@@ -125,7 +125,8 @@ mod tests {
             };
             let objective = |logits: &[f32]| -> f64 {
                 let [first, second] = weights(logits);
-                let balance: f64 = softmax(logits).iter().zip(slopes).map(|(p, slope)| p * slope).sum();
+                let balance: f64 =
+                    softmax(logits).iter().zip(balance_gradient).map(|(p, derivative)| p * derivative).sum();
                 first * gradients[0] + second * gradients[1] + balance
             };
             let [first, second] = weights(&logits);
@@ -133,15 +134,15 @@ mod tests {
                 Choice { expert: 0, weight: first, gradient: gradients[0] },
                 Choice { expert: 2, weight: second, gradient: gradients[1] },
             ];
-            let found = of_row(&logits, &choices, Some(&slopes), normalize);
+            let found = of_row(&logits, &choices, Some(&balance_gradient), normalize);
             for index in 0..4 {
                 let moved = |by: f32| {
                     let mut logits = logits;
                     logits[index] += by;
                     objective(&logits)
                 };
-                let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
-                assert!((found[index] - slope).abs() < 1e-4, "{normalize} {index}: {} {slope}", found[index]);
+                let derivative = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+                assert!((found[index] - derivative).abs() < 1e-4, "{normalize} {index}: {} {derivative}", found[index]);
             }
         }
     }
