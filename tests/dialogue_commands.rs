@@ -120,8 +120,16 @@ fn filter_writes_what_stays_and_reports_what_goes() {
 fn filter_refuses_what_it_cannot_do() {
     let place = Workplace::new();
     place.write("in.jsonl", &row(&["a", "b"]));
+    place.write("deep/other.jsonl", "");
+    std::os::unix::fs::symlink("in.jsonl", place.path("link.jsonl")).unwrap();
     let failed = |args: &[&str]| place.run(&[&["dialogues", "filter", "in.jsonl"], args].concat()).failed();
     assert!(failed(&["--output", "in.jsonl"]).contains("one of the files that are read"));
+    for same in ["./in.jsonl", "deep/../in.jsonl", "new/../in.jsonl", "link.jsonl"] {
+        let told = failed(&["--output", "new/out.jsonl", "--removed", same]);
+        assert!(told.contains(&format!("--removed {same} is one of the files that are read")), "{told}");
+    }
+    assert!(failed(&["--output", "out.jsonl", "--removed", "./out.jsonl"]).contains("what --output writes"));
+    assert!(place.read("in.jsonl") == row(&["a", "b"]) && !place.path("new").exists(), "nothing is touched");
     assert!(failed(&["--output", "out.parquet"]).contains("a .jsonl file"));
     assert!(failed(&["--output", "in.jsonl/out.jsonl", "--without", "contamination"]).contains("in.jsonl/out.jsonl"));
     assert!(failed(&["--output", "out.jsonl", "--data", "none"]).contains("--without contamination"));

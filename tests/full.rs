@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use fireval::kernel::Isa;
 use fireval::model::adapter::{Adapter, Matrix, Whole};
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics, Room};
+use fireval::model::candle::{CandleDecoder, LoadOptions, Room};
 use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::names;
@@ -16,7 +16,7 @@ use fireval::model::packed::Packed;
 use fireval::model::training::{Gradients, Loss, LossOptions, MicroBatch, Trainable};
 use fireval::random::Random;
 use fireval::train::adamw::{AdamW, Settings};
-use fireval::weights::Checkpoint;
+use fireval::weights::{Checkpoint, Dtype};
 use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
@@ -29,7 +29,7 @@ fn json(name: &str) -> Value {
 
 fn open(name: &str) -> (Checkpoint, ModelConfig) {
     let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     (checkpoint, config)
 }
 
@@ -43,7 +43,7 @@ fn all(checkpoint: &Checkpoint, config: &ModelConfig) -> Adapter {
     Adapter { pairs: Vec::new(), whole: names::tensors(config).into_iter().map(whole).collect() }
 }
 
-const OPTIONS: LoadOptions = LoadOptions { device: Device::Cpu, numerics: Numerics::F32, nf4: false };
+const OPTIONS: LoadOptions = LoadOptions { device: Device::Cpu, dtype: Dtype::F32, nf4: false };
 
 fn options(router_aux_loss_coef: f64, recompute: bool) -> LossOptions {
     LossOptions { router_aux_loss_coef, recompute, ..LossOptions::default() }

@@ -95,3 +95,38 @@ fn a_model_that_is_trained_whole_stands_alone_and_is_compared_by_name() {
     let compared = place.run(&["compare", "base", "ft", "--tasks", "words.toml", "--data", "data"]).done();
     assert!(compared.contains("base") && compared.contains("ft"), "{compared}");
 }
+
+#[test]
+fn a_model_with_an_adapter_is_not_trained_without_it() {
+    let place = workshop();
+    let models = "[model.plain]\npath = \"model\"\n[model.adapted]\npath = \"model\"\nadapter = \"tuned\"\n";
+    place.write("fireval.toml", models);
+    let named = |name: &str| tiny::RECIPE.replace("model = \"model\"", &format!("model = \"{name}\""));
+    place.write("recipe.toml", &named("adapted"));
+    let [train, plan] = [&["finetune", "recipe.toml"][..], &["finetune", "--plan", "recipe.toml"]];
+    for command in [train, plan, &RUN, &["upcycle", "adapted", "mixture"], &["quantize", "adapted", "small"]] {
+        let told = place.run(command).failed();
+        assert!(told.contains("model `adapted` has an adapter; merge it first"), "{command:?}: {told}");
+    }
+    place.write("recipe.toml", &named("plain"));
+    place.run(train).done();
+    let config: Value = serde_json::from_str(&place.read("tuned/adapter_config.json")).unwrap();
+    assert_eq!(config["base_model_name_or_path"], "model", "what others find, not this project's name");
+}
+
+#[test]
+fn a_model_that_scoring_refuses_is_not_trained() {
+    let place = workshop();
+    let written = place.read("model/config.json");
+    let told = |key: &str, value: Value| {
+        let mut config: Value = serde_json::from_str(&written).unwrap();
+        config["max_position_embeddings"] = 32.into();
+        config[key] = value;
+        place.write("model/config.json", &config.to_string());
+        place.run(&["finetune", "recipe.toml"]).failed()
+    };
+    let error = told("num_hidden_layers", 1.into());
+    assert!(error.contains("`model.layers.1.") && error.contains("has no place in the model"), "{error}");
+    let error = told("rope_scaling", serde_json::json!({"type": "dynamic", "factor": 2.0}));
+    assert!(error.contains("`max_tokens` 64 is above the model's max_position_embeddings 32"), "{error}");
+}

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::measure::RunFlags;
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
+use crate::project::{ModelSpec, Source};
 use crate::train::plan::plan;
 use crate::train::recipe::Recipe;
 use crate::train::{FinetuneOptions, finetune};
@@ -25,25 +26,35 @@ pub struct Args {
     run: RunFlags,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let recipe = Recipe::read(&args.recipe)?;
-    let checkpoint = || place.project.resolve(&recipe.model)?.checkpoint();
+    let base = || place.project.resolve(&recipe.model)?.without_adapter();
     args.run.take_threads()?;
     if args.plan {
         // A config in the recipe saves the plan from having to find the model.
-        let model = if recipe.config.is_none() { Some(checkpoint()?) } else { None };
+        let model = if recipe.config.is_none() { Some(base()?.checkpoint()?) } else { None };
         output::print(&plan(&recipe, model.as_deref(), args.run.memory())?.to_string())?;
-        return Ok(Verdict::Done);
+        return Ok(Exit::Done);
     }
     let home = args.run.home()?;
-    let model = checkpoint()?;
+    let base = base()?;
     let options = FinetuneOptions {
         home,
         memory: args.run.memory(),
         accepts_changes: args.accept_changes,
+        base_model: base_model(&base),
         ..FinetuneOptions::default()
     };
-    let summary = finetune(&recipe, &model, &options)?;
+    let summary = finetune(&recipe, &base.checkpoint()?, &options)?;
     output::print(&format!("{summary}\n"))?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
+}
+
+/// Where a model is found without this project: its repository on the hub, or its path.
+pub(super) fn base_model(spec: &ModelSpec) -> Option<String> {
+    match &spec.source {
+        Source::Checkpoint(path) => Some(path.display().to_string()),
+        Source::Hub(repository) => Some(repository.name.clone()),
+        Source::Scripted(_) | Source::Published(_) | Source::Imported(_) => None,
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
 use crate::transform::quantize::quantize;
-use crate::weights::writer::Dtype;
+use crate::weights::Dtype;
 
 /// Write a model with every linear of its layers in NF4 (4 bits, double quantisation), shard by shard.
 ///
@@ -22,9 +22,8 @@ pub struct Args {
     dtype: Option<Dtype>,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
-    let spec = place.project.resolve(&args.model)?;
-    ensure!(spec.adapter.is_none(), "model `{}` has an adapter; merge it first (`fireval merge`)", spec.name);
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
+    let spec = place.project.resolve(&args.model)?.without_adapter()?;
     let summary = quantize(&spec.checkpoint()?, &args.out, args.dtype)?;
     output::print(&format!(
         "{}: {} of {} tensors in NF4, {:.2} GB in {} files\n",
@@ -34,5 +33,5 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         summary.bytes as f64 / 1e9,
         summary.files.len()
     ))?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::finetune::base_model;
 use super::measure::{MeasureFlags, Measurement, Missing};
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
 use crate::compare::{self, Comparison};
 use crate::digest::sha256_file;
 use crate::disk;
@@ -52,15 +53,16 @@ struct RunArgs {
     measure: MeasureFlags,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let Job::Run(args) = args.job;
     let recipe = Recipe::read(&args.recipe)?;
     let mut measurement = args.measure.quick(QUICK).measurement(place)?;
-    let base = measurement.resolve(std::slice::from_ref(&recipe.model))?.remove(0);
+    let base = measurement.resolve(std::slice::from_ref(&recipe.model))?.remove(0).without_adapter()?;
     let options = FinetuneOptions {
         home: base.home,
         memory: measurement.memory(),
         accepts_changes: args.accept_changes,
+        base_model: base_model(&base),
         ..FinetuneOptions::default()
     };
     let summary = finetune(&recipe, &base.checkpoint()?, &options)?;
@@ -71,7 +73,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let manifest = manifest(place, &args.recipe, &recipe, [&base, &tuned])?;
     disk::replace(&recipe.output.join(MANIFEST), format!("{manifest:#}\n").as_bytes())?;
     output::print(&Table::of(&comparison).print(Format::Table, output::terminal_width()))?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 /// The result as a model: the base with the adapter, or the folder itself.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
 use crate::transform::upcycle::{UpcycleOptions, upcycle};
-use crate::weights::writer::Dtype;
+use crate::weights::Dtype;
 
 /// Turn a dense Llama or Mistral model into a Mixtral with its feed-forward in every expert.
 ///
@@ -34,8 +34,8 @@ pub struct Args {
     dtype: Option<Dtype>,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
-    let source = place.project.resolve(&args.source)?.checkpoint()?;
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
+    let source = place.project.resolve(&args.source)?.without_adapter()?.checkpoint()?;
     let Args { experts, top_k, noise, seed, dtype, out, .. } = args;
     let options = UpcycleOptions { experts, top_k, noise, seed, dtype, ..UpcycleOptions::default() };
     let summary = upcycle(&source, &out, &options)?;
@@ -46,5 +46,5 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         summary.bytes as f64 / 1e9,
         summary.files.len()
     ))?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }

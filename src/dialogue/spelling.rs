@@ -17,6 +17,10 @@ use serde_json::Value;
 use crate::chat::{Message, Role};
 use crate::rows::Row;
 
+/// All keys of a row that are read; of a Parquet file no other column need be.
+pub const KEYS: [&str; 8] =
+    ["conversation", "messages", "conversations", "data", "instruction", "input", "output", "system"];
+
 /// Where a row's turns stand and how they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spelling {
@@ -164,6 +168,11 @@ mod tests {
         ] {
             assert_eq!(read(line), [(Role::User, "Hi".to_owned()), (Role::Assistant, "Hello".to_owned())], "{line}");
         }
+    }
+
+    #[test]
+    fn every_spellings_key_is_among_those_that_are_read() {
+        assert!(Spelling::ALL.iter().all(|spelling| KEYS.contains(&spelling.key())));
     }
 
     #[test]

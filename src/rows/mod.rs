@@ -3,6 +3,7 @@
 //! A file is cut into lines at once and each line parsed only when its row is asked for: of HellaSwag's 40,000 training
 //! rows an evaluation draws a few. Parquet and CSV are turned into the same lines.
 
+mod columns;
 mod stream;
 
 use std::borrow::Cow;
@@ -10,7 +11,9 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use polars::prelude::{CsvReader, DataFrame, JsonFormat, JsonWriter, ParquetReader, SerReader, SerWriter};
+use polars::prelude::{
+    CsvReadOptions, CsvReader, DataFrame, JsonFormat, JsonWriter, ParquetReader, SerReader, SerWriter,
+};
 use serde_json::{Map, Value};
 
 pub use stream::{RowStream, StreamedRow};
@@ -44,10 +47,13 @@ impl Rows {
         match ending.as_str() {
             "jsonl" | "json" => Ok(Rows::lines(place, Cow::Owned(bytes))),
             "parquet" => {
-                let frame = ParquetReader::new(Cursor::new(bytes)).finish();
-                Rows::frame(&place, frame.with_context(|| format!("{place} is not a readable Parquet file"))?)
+                let broken = || format!("{place} is not a readable Parquet file");
+                let mut reader = ParquetReader::new(Cursor::new(bytes));
+                let schema = reader.schema().with_context(broken)?;
+                columns::chosen(&schema, None).with_context(|| place.clone())?;
+                Rows::frame(&place, reader.finish().with_context(broken)?)
             }
-            "csv" => Rows::csv(place, &bytes),
+            "csv" => Rows::texts(place, &bytes),
             _ => bail!("{place}: rows are read from .jsonl, .parquet or .csv files"),
         }
     }
@@ -89,6 +95,13 @@ impl Rows {
     /// CSV with a header line; column types as polars infers them from all rows.
     pub fn csv(place: String, bytes: &[u8]) -> Result<Rows> {
         let frame = CsvReader::new(Cursor::new(bytes)).finish();
+        Rows::frame(&place, frame.with_context(|| format!("{place} is not a readable CSV file"))?)
+    }
+
+    /// CSV with a header line, every value as it is written: `1.50` in a question is not 1.5.
+    fn texts(place: String, bytes: &[u8]) -> Result<Rows> {
+        let all_texts = CsvReadOptions::default().with_infer_schema_length(Some(0));
+        let frame = all_texts.into_reader_with_file_handle(Cursor::new(bytes)).finish();
         Rows::frame(&place, frame.with_context(|| format!("{place} is not a readable CSV file"))?)
     }
 
@@ -194,6 +207,15 @@ mod tests {
         let rows = Rows::csv("t.csv".to_owned(), b"model,average\nx/y,70.34\n\"a,b\",1\n").unwrap();
         assert_eq!(rows.get(0).unwrap()["average"], 70.34);
         assert_eq!(rows.get(1).unwrap()["model"], "a,b");
+    }
+
+    #[test]
+    fn a_csv_file_is_read_as_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("test.csv"), "question,answer\n1.50,007\n\"a,b\",true\n").unwrap();
+        let rows = Rows::find(&folder.path().join("test")).unwrap();
+        let row = |index| ["question", "answer"].map(|field| rows.get(index).unwrap()[field].clone());
+        assert_eq!((row(0), row(1)), (["1.50", "007"].map(Value::from), ["a,b", "true"].map(Value::from)));
     }
 
     #[test]

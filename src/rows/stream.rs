@@ -8,11 +8,11 @@ use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use polars::prelude::{ParquetReader, SerReader};
 use serde_json::Value;
 
-use super::{Row, json_lines, parse};
+use super::{Row, columns, json_lines, parse};
 
 /// A row's text and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,19 +35,31 @@ enum Source {
 }
 
 /// Row groups of a Parquet file that are not read yet; none of any other file.
+#[derive(Default)]
 struct Groups {
     path: PathBuf,
+    /// Places of the columns that are read.
+    columns: Vec<usize>,
     left: VecDeque<Range<usize>>,
 }
 
 impl RowStream {
     /// Opens `path` by its ending: `.jsonl`, `.json` (lines, or one array) or `.parquet`.
     pub fn open(path: &Path) -> Result<RowStream> {
+        RowStream::of(path, None)
+    }
+
+    /// As `open`, but of a Parquet file no other columns than `wanted`, whatever they hold.
+    pub fn open_columns(path: &Path, wanted: &[&str]) -> Result<RowStream> {
+        RowStream::of(path, Some(wanted))
+    }
+
+    fn of(path: &Path, wanted: Option<&[&str]>) -> Result<RowStream> {
         let place = path.display().to_string();
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
         let source = match ending.as_str() {
             "jsonl" | "json" => lines_or_array(path)?,
-            "parquet" => Source::Rows { waiting: VecDeque::new(), number: 0, groups: Groups::of(path)? },
+            "parquet" => Source::Rows { waiting: VecDeque::new(), number: 0, groups: Groups::of(path, wanted)? },
             _ => bail!("{place}: dialogues are read from .jsonl, .json or .parquet files"),
         };
         Ok(RowStream { place, source })
@@ -109,24 +121,35 @@ fn next_line(reader: &mut BufReader<File>, number: &mut usize) -> Result<Option<
     }
 }
 
+/// What editors on Windows put before a text.
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+const UTF16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
+
 fn lines_or_array(path: &Path) -> Result<Source> {
     let place = || format!("can't read {}", path.display());
     let mut reader = BufReader::new(File::open(path).with_context(place)?);
-    let start = reader.fill_buf().with_context(place)?.trim_ascii_start();
-    if !start.starts_with(b"[") {
+    let start = reader.fill_buf().with_context(place)?;
+    let is_utf16 = UTF16_MARKS.iter().any(|mark| start.starts_with(mark));
+    ensure!(!is_utf16, "{} is in UTF-16: convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)", path.display());
+    let mark = if start.starts_with(UTF8_MARK) { UTF8_MARK.len() } else { 0 };
+    let is_array = start[mark..].trim_ascii_start().starts_with(b"[");
+    reader.consume(mark);
+    if !is_array {
         return Ok(Source::Lines { reader, number: 0 });
     }
     let items: Vec<Value> =
         serde_json::from_reader(reader).with_context(|| format!("{} is not an array of rows", path.display()))?;
     let waiting = items.iter().map(|item| item.to_string().into_bytes()).collect();
-    Ok(Source::Rows { waiting, number: 0, groups: Groups { path: path.to_owned(), left: VecDeque::new() } })
+    Ok(Source::Rows { waiting, number: 0, groups: Groups::default() })
 }
 
 impl Groups {
-    fn of(path: &Path) -> Result<Groups> {
+    fn of(path: &Path, wanted: Option<&[&str]>) -> Result<Groups> {
         let broken = || format!("{} is not a readable Parquet file", path.display());
         let file = File::open(path).with_context(|| format!("can't read {}", path.display()))?;
         let mut reader = ParquetReader::new(file);
+        let schema = reader.schema().with_context(broken)?;
+        let columns = columns::chosen(&schema, wanted).with_context(|| path.display().to_string())?;
         let metadata = reader.get_metadata().with_context(broken)?;
         let mut left = VecDeque::new();
         let mut start = 0;
@@ -134,12 +157,14 @@ impl Groups {
             left.push_back(start..start + group.num_rows());
             start += group.num_rows();
         }
-        Ok(Groups { path: path.to_owned(), left })
+        Ok(Groups { path: path.to_owned(), columns, left })
     }
 
     fn next(&mut self) -> Result<Option<Vec<Vec<u8>>>> {
         let Some(rows) = self.left.pop_front() else { return Ok(None) };
-        let reader = ParquetReader::new(File::open(&self.path)?).with_slice(Some((rows.start, rows.len())));
+        let reader = ParquetReader::new(File::open(&self.path)?)
+            .with_slice(Some((rows.start, rows.len())))
+            .with_projection(Some(self.columns.clone()));
         let bytes = json_lines(&self.path.display().to_string(), reader.finish()?)?;
         Ok(Some(bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()))
     }
@@ -149,12 +174,15 @@ impl Groups {
 mod tests {
     use std::io::Cursor;
 
-    use polars::prelude::{JsonFormat, JsonReader, ParquetWriter};
+    use polars::prelude::{Column, DataFrame, JsonFormat, JsonReader, ParquetWriter};
 
     use super::*;
 
     fn read(path: &Path, bytes: usize) -> Vec<(usize, String)> {
-        let mut stream = RowStream::open(path).unwrap();
+        rest(RowStream::open(path).unwrap(), bytes)
+    }
+
+    fn rest(mut stream: RowStream, bytes: usize) -> Vec<(usize, String)> {
         let mut rows = Vec::new();
         loop {
             let batch = stream.batch(bytes).unwrap();
@@ -196,11 +224,42 @@ mod tests {
         let path = folder.path().join("some.parquet");
         let writer = ParquetWriter::new(File::create(&path).unwrap()).with_row_group_size(Some(3));
         writer.finish(&mut reader.finish().unwrap()).unwrap();
-        let groups = Groups::of(&path).unwrap().left;
+        let groups = Groups::of(&path, None).unwrap().left;
         assert!(groups.len() > 1 && groups.iter().map(Range::len).sum::<usize>() == 7, "{groups:?}");
         let expected: Vec<(usize, String)> =
             lines.lines().enumerate().map(|(index, line)| (index + 1, line.to_owned())).collect();
         assert_eq!(read(&path, 50), expected);
+    }
+
+    #[test]
+    fn columns_that_are_not_wanted_may_hold_anything() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("some.parquet");
+        let raw = Column::new("raw".into(), [&b"x"[..], &b"y"[..]]);
+        let text = Column::new("text".into(), ["a", "b"]);
+        let mut frame = DataFrame::new_infer_height(vec![raw, text]).unwrap();
+        ParquetWriter::new(File::create(&path).unwrap()).finish(&mut frame).unwrap();
+        let rows = rest(RowStream::open_columns(&path, &["messages", "text"]).unwrap(), 100);
+        assert_eq!(rows, [(1, "{\"text\":\"a\"}".to_owned()), (2, "{\"text\":\"b\"}".to_owned())]);
+        let told = |wanted: Option<&[&str]>| format!("{:#}", RowStream::of(&path, wanted).err().unwrap());
+        let error = told(None);
+        assert!(error.contains("some.parquet: column `raw`") && error.contains("BinaryView"), "{error}");
+        assert!(error.contains("drop the column"), "{error}");
+        assert!(told(Some(&["messages", "data"])).contains("none of the columns `messages`, `data`"));
+    }
+
+    #[test]
+    fn a_mark_before_the_text_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("some.jsonl", "\u{feff}{\"a\":1}\n"), ("some.json", "\u{feff}[{\"a\":1}]")] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(read(&path, 100), [(1, "{\"a\":1}".to_owned())], "{name}");
+        }
+        let path = folder.path().join("wide.jsonl");
+        std::fs::write(&path, b"\xff\xfe{\0}\0").unwrap();
+        let error = format!("{:#}", RowStream::open(&path).err().unwrap());
+        assert!(error.contains("wide.jsonl is in UTF-16") && error.contains("iconv"), "{error}");
     }
 
     #[test]

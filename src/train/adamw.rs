@@ -20,6 +20,7 @@ pub struct Settings {
     pub betas: [f64; 2],
     #[serde(default = "epsilon")]
     pub epsilon: f64,
+    /// Not of norms and biases that are trained whole.
     #[serde(default)]
     pub weight_decay: f64,
     /// Gradients with a longer norm, over all parameters, are scaled down to it; absent: never.
@@ -91,20 +92,29 @@ impl AdamW {
     pub fn step(&mut self, adapter: &mut Adapter, gradients: &Gradients, rate: f64) -> Result<()> {
         self.updates += 1;
         let (settings, updates, of_pairs) = (self.settings, self.updates, 2 * adapter.pairs.len());
+        let decays: Vec<bool> = adapter.whole.iter().map(|whole| decays(&whole.tensor)).collect();
         let matrices = adapter.matrices_mut().zip(gradients.matrices()).collect();
         self.moments.change(matrices, |index, (matrix, gradient), moments| {
             // A and B take turns.
             let is_b = index < of_pairs && index % 2 == 1;
             let rate = if is_b { rate * settings.lora_plus_ratio } else { rate };
+            let stays = index >= of_pairs && !decays[index - of_pairs];
+            let weight_decay = if stays { 0.0 } else { settings.weight_decay };
+            let settings = Settings { weight_decay, ..settings };
             settings.update(&mut matrix.values, &gradient.values, moments, rate, updates);
         })
     }
 }
 
+/// Whether weight decay is for that tensor: for norms and biases it is not (transformers' `get_decay_parameter_names`).
+fn decays(tensor: &str) -> bool {
+    !tensor.ends_with("norm.weight") && !tensor.ends_with(".bias")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::adapter::{LoraPair, Matrix};
+    use crate::model::adapter::{LoraPair, Matrix, Whole};
     use crate::model::training::PairGradient;
     use crate::train::moments::Half;
 
@@ -152,6 +162,24 @@ mod tests {
             assert!(pair.a.values.iter().all(|value| (value - 0.9).abs() < 1e-6), "{pair:?}");
             assert!(pair.b.values.iter().all(|value| (value - 0.6).abs() < 1e-6), "{pair:?}");
         }
+    }
+
+    #[test]
+    fn norms_and_biases_of_whole_tensors_do_not_decay() {
+        let one = || Matrix { rows: 1, columns: 1, values: vec![1.0] };
+        let whole = |tensor: &str| Whole { tensor: tensor.to_owned(), values: one() };
+        let stay =
+            ["model.norm.weight", "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.q_norm.weight"];
+        let tensors =
+            ["lm_head.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.bias"];
+        let whole: Vec<Whole> = tensors.into_iter().chain(stay).map(whole).collect();
+        let pair = LoraPair { module: "model.norm".to_owned(), scale: 1.0, a: one(), b: one() };
+        let mut adapter = Adapter { pairs: vec![pair], whole };
+        let gradients = Gradients::zeros(&adapter);
+        let settings = Settings { weight_decay: 0.5, ..PLAIN };
+        AdamW::new(settings, &adapter).step(&mut adapter, &gradients, 0.1).unwrap();
+        let values: Vec<f32> = adapter.matrices().map(|matrix| matrix.values[0]).collect();
+        assert_eq!(values, [0.95, 0.95, 0.95, 0.95, 1.0, 1.0, 1.0, 1.0], "A, B, head, projection, and what stays");
     }
 
     #[test]

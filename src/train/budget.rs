@@ -38,7 +38,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `vocabulary`: tokens of the model's; `trained`: how many numbers are; a step has so many `micro_batches` of so many `dialogues`.
+    /// `vocabulary`: tokens of the model's; `trained`: how many numbers are; a step has so many `micro_batches` of so many
+    /// `dialogues`.
     pub fn new(
         memory: Memory,
         vocabulary: usize,
@@ -50,7 +51,12 @@ impl Budget {
         let mut lengths: Vec<usize> = (0..data.rows.len()).map(|row| data.row_tokens(row)).chain(held_out).collect();
         let tokens: usize = lengths.iter().sum();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
-        let (trained, largest) = (trained as u64, lengths.iter().take(dialogues).sum());
+        // A micro-batch that does not end with a pass over the rows reaches into the next ones, and may have a row once of
+        // each.
+        let rows = data.rows.len().max(1);
+        let passes = if rows.is_multiple_of(dialogues) { 1 } else { 1 + (dialogues - 1).div_ceil(rows) };
+        let longest = lengths.iter().flat_map(|&length| std::iter::repeat_n(length, passes));
+        let (trained, largest) = (trained as u64, longest.take(dialogues).sum());
         let held = program(vocabulary) + TRAINED * trained + TOKEN * tokens as u64;
         Budget { memory, held, moments: MOMENTS * trained, largest, micro_batches }
     }
@@ -116,6 +122,7 @@ mod tests {
     use crate::model::packed::Packed;
     use crate::model::training::{Gradients, Loss, LossOptions};
     use crate::train::format::Example;
+    use crate::train::order::Order;
 
     /// Holds a mebibyte, and a walk a kibibyte a token.
     struct Simple;
@@ -179,5 +186,21 @@ mod tests {
         assert!(found.spills_moments && found.together == 1, "{found}");
         let error = arranged(49).unwrap_err().to_string();
         assert!(error.contains("26 MiB") && error.contains("--memory") && error.contains("50 tokens"), "{error}");
+    }
+
+    #[test]
+    fn no_micro_batch_is_larger_than_the_largest() {
+        let example = |length| Example { ids: vec![1; length], learnt: vec![true; length] };
+        let train: Vec<Example> = [3, 50, 8, 1, 20].map(example).into();
+        let rows = (0..train.len()).map(|index| vec![index]).collect();
+        let data = TrainingData { train, rows, ..Default::default() };
+        for dialogues in 1..=23 {
+            let largest = Budget::new(Memory(0), 0, 0, &data, (1, dialogues)).largest;
+            let mut order = Order::new(7, data.rows.len());
+            let mut tokens = |batch: usize| -> usize {
+                (batch * dialogues..(batch + 1) * dialogues).map(|position| data.row_tokens(order.at(position))).sum()
+            };
+            assert!((0..200).all(|batch| tokens(batch) <= largest), "{dialogues} dialogues: {largest} tokens");
+        }
     }
 }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::format::{Example, packings};
 use super::order::shuffled;
 use super::recipe::Recipe;
-use crate::dialogue::check::{Check, Finding, Reading, check, listed};
+use crate::dialogue::check::{Check, Finding, Found, Reading, check, lines, listed};
 use crate::dialogue::format::Formatter;
 use crate::digest::sha256_hex;
 use crate::tokenizer::Tokenizer;
@@ -20,7 +20,13 @@ pub struct TrainingData {
     pub rows: Vec<Vec<usize>>,
     pub held_out: Vec<Example>,
     pub counts: Counts,
+    /// The recipe's files, and for each of `train` which of them it is from, and which line.
+    pub files: Vec<String>,
+    pub places: Vec<(u32, u32)>,
 }
+
+/// Lines that are named of a step.
+const NAMED: usize = 64;
 
 /// What became of the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,8 +68,9 @@ pub struct Packed {
 
 /// One dialogue's examples.
 struct Learnable {
-    /// Which of the recipe's files.
+    /// Which of the recipe's files, and its line there.
     file: usize,
+    line: usize,
     examples: Vec<Example>,
 }
 
@@ -76,12 +83,12 @@ impl TrainingData {
         let mut dialogues = Vec::new();
         let check = check(&data.paths(), &reading, |checked| {
             let examples = checked.pieces.map(|pieces| pieces.examples).unwrap_or_default();
-            dialogues.push(Learnable { file: checked.file, examples });
+            dialogues.push(Learnable { file: checked.file, line: checked.line, examples });
         })?;
         check.enforce(&data.limits)?;
         ensure!(!dialogues.is_empty(), "there is nothing to learn from in {}", listed(&data.paths()));
         let (train, held_out) = split(dialogues, recipe)?;
-        let train = epoch(train, recipe);
+        let (places, train): (Vec<_>, Vec<_>) = epoch(train, recipe).into_iter().unzip();
         ensure!(!train.is_empty(), "the weights of `[data] files` leave no dialogue to learn from");
         let held_out = held_out.into_iter().flat_map(|dialogue| dialogue.examples).collect();
         let rows = match data.pack {
@@ -91,12 +98,22 @@ impl TrainingData {
         let tokens = train.iter().map(|example| example.ids.len()).sum();
         let packed = Packed { examples: train.len(), rows: rows.len(), tokens, limit: recipe.max_tokens };
         let counts = Counts { packed: data.pack.then_some(packed), ..Counts::of(&check) };
-        Ok(TrainingData { train, rows, held_out, counts })
+        Ok(TrainingData { train, rows, held_out, counts, files: check.files, places })
     }
 
     /// The examples of a row.
     pub fn row(&self, index: usize) -> impl Iterator<Item = &Example> {
         self.rows[index].iter().map(|&example| &self.train[example])
+    }
+
+    /// Where the dialogues of some rows stand: `some.jsonl, lines 3, 9`.
+    pub fn places(&self, rows: &[usize]) -> String {
+        let examples = rows.iter().flat_map(|&row| &self.rows[row]);
+        let mut places: Vec<(u32, u32)> = examples.map(|&example| self.places[example]).collect();
+        places.sort_unstable();
+        places.dedup();
+        let found = |(file, line): (u32, u32)| Found { file: file as usize, line: line as usize, detail: None };
+        lines(&self.files, &places.into_iter().map(found).collect::<Vec<_>>(), NAMED)
     }
 
     /// Tokens of a row.
@@ -181,9 +198,9 @@ fn split(dialogues: Vec<Learnable>, recipe: &Recipe) -> Result<(Vec<Learnable>, 
     Ok((dialogues(train), dialogues(held_out)))
 }
 
-/// The dialogues as often as their file's weight says: its whole part for all of them, its fraction for as many as the
-/// seed draws (once: every epoch has the same).
-fn epoch(dialogues: Vec<Learnable>, recipe: &Recipe) -> Vec<Example> {
+/// The dialogues' examples with their places, as often as their file's weight says: its whole part for all of them, its
+/// fraction for as many as the seed draws (once: every epoch has the same).
+fn epoch(dialogues: Vec<Learnable>, recipe: &Recipe) -> Vec<((u32, u32), Example)> {
     let files = &recipe.data.files;
     let mut times: Vec<usize> = dialogues.iter().map(|dialogue| files[dialogue.file].weight as usize).collect();
     for (file, weighted) in files.iter().enumerate() {
@@ -192,7 +209,10 @@ fn epoch(dialogues: Vec<Learnable>, recipe: &Recipe) -> Vec<Example> {
         let drawn = shuffled(recipe.seed, of_file.len(), &format!("weight of file {file}"));
         drawn[..more].iter().for_each(|&place| times[of_file[place]] += 1);
     }
-    let repeated = dialogues.into_iter().zip(times).flat_map(|(dialogue, times)| vec![dialogue.examples; times]);
+    let repeated = dialogues.into_iter().zip(times).flat_map(|(Learnable { file, line, examples }, times)| {
+        let placed: Vec<_> = examples.into_iter().map(|example| ((file as u32, line as u32), example)).collect();
+        vec![placed; times]
+    });
     repeated.flatten().collect()
 }
 

@@ -42,12 +42,14 @@ pub struct Step {
     pub skipped: bool,
 }
 
-/// The loss of the held-out dialogues after so many steps: mean cross-entropy over their learnt tokens.
+/// The loss of the held-out dialogues after so many steps: mean cross-entropy over their learnt tokens; `null` where it is
+/// not finite.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldOut {
     pub step: usize,
-    pub held_out_loss: f64,
+    #[serde(deserialize_with = "Option::deserialize")] // a line without it is none
+    pub held_out_loss: Option<f64>,
 }
 
 impl Entry {
@@ -67,11 +69,12 @@ pub struct Log {
 
 impl Log {
     /// Opens the log in `folder` for a run that has done `steps` steps: lines of later steps (a run that got further
-    /// than its last state) and a torn last line are dropped.
+    /// than its last state) and a torn last line are dropped. A run that has done none begins its own.
     pub fn open(folder: &Path, steps: usize) -> Result<Log> {
         let path = folder.join(FILE);
         if path.exists() {
-            let kept: String = read(&path)?.iter().filter(|entry| entry.step() <= steps).map(line).collect();
+            let earlier = if steps == 0 { Vec::new() } else { read(&path)? };
+            let kept: String = earlier.iter().filter(|entry| entry.step() <= steps).map(line).collect();
             disk::replace(&path, kept.as_bytes())?;
         }
         let file = OpenOptions::new().append(true).create(true).open(&path);
@@ -125,7 +128,7 @@ pub mod tests {
     fn a_log_continues_where_its_state_is() {
         let folder = tempfile::tempdir().unwrap();
         let step = |at| step(at, Some(2.5));
-        let held_out = |step| Entry::HeldOut(HeldOut { step, held_out_loss: 3.0 });
+        let held_out = |step| Entry::HeldOut(HeldOut { step, held_out_loss: Some(3.0) });
         let mut log = Log::open(folder.path(), 0).unwrap();
         for entry in [held_out(0), step(1), step(2), held_out(2), step(3)] {
             log.append(&entry).unwrap();
@@ -139,10 +142,32 @@ pub mod tests {
     }
 
     #[test]
+    fn a_run_from_the_start_has_a_log_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        std::fs::write(&path, "{\"step\":0,\"held_out_loss\":3.0}\nof an earlier attempt\n").unwrap();
+        Log::open(folder.path(), 0).unwrap().append(&step(1, None)).unwrap();
+        assert_eq!(read(&path).unwrap(), [step(1, None)]);
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_is_null() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = [Entry::HeldOut(HeldOut { step: 0, held_out_loss: None }), step(1, None)];
+        let mut log = Log::open(folder.path(), 0).unwrap();
+        entries.iter().for_each(|entry| log.append(entry).unwrap());
+        let path = folder.path().join(FILE);
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("{\"step\":0,\"held_out_loss\":null}\n"));
+        assert_eq!(read(&path).unwrap(), entries);
+    }
+
+    #[test]
     fn a_line_that_is_no_entry_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
-        std::fs::write(&path, "{\"step\":0,\"held_out_loss\":3.0}\n{}\n").unwrap();
-        assert!(format!("{:#}", read(&path).unwrap_err()).contains("line 2"));
+        for line in ["{}", "{\"step\":1}"] {
+            std::fs::write(&path, format!("{{\"step\":0,\"held_out_loss\":3.0}}\n{line}\n")).unwrap();
+            assert!(format!("{:#}", read(&path).unwrap_err()).contains("line 2"), "{line}");
+        }
     }
 }

@@ -42,6 +42,8 @@ pub struct FinetuneOptions {
     pub memory: Memory,
     /// Goes on with the state of another recipe or other data too.
     pub accepts_changes: bool,
+    /// What others know the base model by, if that is not what the recipe calls it.
+    pub base_model: Option<String>,
     /// Counts tokens.
     pub progress: Progress,
 }
@@ -49,7 +51,14 @@ pub struct FinetuneOptions {
 impl Default for FinetuneOptions {
     fn default() -> FinetuneOptions {
         let (home, memory) = (Home::default(), Memory::half_of_free());
-        FinetuneOptions { home, memory, accepts_changes: false, progress: Progress::new("finetune", "tok") }
+        let progress = Progress::new("finetune", "tok");
+        FinetuneOptions { home, memory, accepts_changes: false, base_model: None, progress }
+    }
+}
+
+impl FinetuneOptions {
+    fn base<'a>(&'a self, recipe: &'a Recipe) -> &'a str {
+        self.base_model.as_deref().unwrap_or(&recipe.model)
     }
 }
 
@@ -66,20 +75,31 @@ pub struct TrainSummary {
     pub seconds: f64,
     /// Cross-entropy of the last step.
     pub last_loss: Option<f64>,
-    /// Held-out losses: (steps done, loss); the first before any step.
-    pub held_out: Vec<(usize, f64)>,
+    /// Held-out losses: (steps done, loss), without one where it was not finite; the first before any step.
+    pub held_out: Vec<(usize, Option<f64>)>,
+    /// Steps and held-out loss of what was written, where that is the best and not the last.
+    pub best: Option<(usize, f64)>,
 }
 
 impl fmt::Display for TrainSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let speed = self.tokens as f64 / self.seconds.max(1e-9);
         write!(f, "{} steps, {} tokens in {:.0} s ({speed:.0} a second)", self.steps, self.tokens, self.seconds)?;
-        if let ([(_, before), ..], Some((_, after))) = (self.held_out.as_slice(), self.held_out.last()) {
-            write!(f, "; held-out loss {before:.4} before, {after:.4} after")?;
+        if let [(_, before), .., (_, after)] = self.held_out.as_slice() {
+            write!(f, "; held-out loss {} before, ", shown(*before))?;
+            match self.best {
+                Some((steps, best)) => write!(f, "{best:.4} after {steps} steps, the best, which was written")?,
+                None => write!(f, "{} after", shown(*after))?,
+            }
         }
         let what = if self.is_whole { "model, trained in" } else { "adapter of" };
         write!(f, "\n{what} {} parameters in {}", self.trained_parameters, self.adapter.display())
     }
+}
+
+/// A held-out loss for people.
+fn shown(loss: Option<f64>) -> String {
+    loss.map_or_else(|| "not finite".to_owned(), |loss| format!("{loss:.4}"))
 }
 
 /// Fine-tunes the checkpoint at `model` (a folder or a GGUF file) by `recipe`, or goes on where an interrupted run was.
@@ -94,7 +114,7 @@ pub fn finetune(recipe: &Recipe, model: &Path, options: &FinetuneOptions) -> Res
         step(&mut run)?;
     }
     let summary = run.finish()?;
-    card::write(recipe, &data, &summary)?;
+    card::write(recipe, options.base(recipe), &data, &summary)?;
     Ok(summary)
 }
 
@@ -104,7 +124,7 @@ fn step(run: &mut Run) -> Result<()> {
     let norm = run.clip(&mut gradients);
     match run.is_usable(&loss, norm) {
         true => run.update(&step, &gradients)?,
-        false => run.skip(&step)?,
+        false => run.skip(&step),
     }
     run.log(&step, &loss, norm)?;
     if run.is_held_out_due() {

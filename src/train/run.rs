@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::adamw::AdamW;
 use super::arrangement::Arrangement;
@@ -16,17 +16,16 @@ use super::initial;
 use super::log::{self, Entry, Log};
 use super::order::Order;
 use super::product::Product;
-use super::recipe::{Dtype, Quantization, Recipe};
-use super::scaler::Scaler;
+use super::recipe::{Quantization, Recipe};
 use super::state::{self, Place, Wanted};
-use super::{FinetuneOptions, TrainSummary};
+use super::{FinetuneOptions, TrainSummary, shown};
 use crate::digest::sha256_hex;
 use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
 use crate::model::home::{self, Held, Home};
 use crate::model::training::{Gradients, Inputs, LossOptions, MicroBatch, Trainable};
 use crate::random::Random;
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, Dtype};
 
 /// The folder in the output with the adapter of the best held-out loss.
 const BEST: &str = "best";
@@ -78,16 +77,6 @@ impl StepLoss {
     }
 }
 
-impl Step {
-    /// Which examples it learns from, counted from 1 in the order of the files.
-    fn examples(&self, data: &TrainingData) -> String {
-        let rows = self.batches.iter().flatten();
-        let mut numbers: Vec<usize> = rows.flat_map(|&row| &data.rows[row]).map(|example| example + 1).collect();
-        numbers.sort_unstable();
-        numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
-    }
-}
-
 impl<'a> Run<'a> {
     /// Takes up the state in the recipe's output folder, or begins there.
     pub fn begin(
@@ -97,8 +86,8 @@ impl<'a> Run<'a> {
         options: &'a FinetuneOptions,
     ) -> Result<Run<'a>> {
         let checkpoint = Checkpoint::open(model)?;
-        let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
-        let (folder, product) = (&recipe.output, Product { recipe, model });
+        let config = ModelConfig::of(&checkpoint)?;
+        let (folder, product) = (&recipe.output, Product { recipe, model, base: options.base(recipe) });
         product.check(&checkpoint, &config, options.home)?;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let mut adapter = initial::trained(&checkpoint, &config, recipe.method(), recipe.seed)?;
@@ -106,14 +95,15 @@ impl<'a> Run<'a> {
         let run = identity(recipe, data, &checkpoint)?;
         let wanted = Wanted { run: &run, accepts_others: options.accepts_changes };
         let tell = |line: &str| options.progress.line(line);
-        let place = match state::restore(folder, wanted, &mut adapter, &mut optimizer, tell)? {
+        let mut place = match state::restore(folder, wanted, &mut adapter, &mut optimizer, tell)? {
             Some(place) => place,
             None => {
                 product.refuse_earlier(folder)?;
-                let scaler = (recipe.dtype == Dtype::F16).then(Scaler::default);
-                Place { run, scaler, ..Place::default() }
+                Place { run, ..Place::default() }
             }
         };
+        // A changed recipe may have another dtype than the state's run had.
+        place.scaler = (recipe.dtype == Dtype::F16).then(|| place.scaler.unwrap_or_default());
         let mut this = Run {
             recipe,
             product,
@@ -148,7 +138,7 @@ impl<'a> Run<'a> {
         if self.options.home == Home::Cpu && !self.recipe.recompute {
             self.options.progress.line("recompute = false: the kernels' home computes layers again all the same");
         }
-        let held = Held { dtype: self.recipe.dtype.of_weights(), nf4: self.recipe.quantization == Quantization::Nf4 };
+        let held = Held { dtype: self.recipe.dtype, nf4: self.recipe.quantization == Quantization::Nf4 };
         let trained = self.adapter.parameters() as u64;
         let reserve = home::train_reserve(config, self.budget.largest, trained);
         let mut decoder = home::trainable(self.options.home, checkpoint, config, held, reserve)?;
@@ -175,20 +165,22 @@ impl<'a> Run<'a> {
         self.place.steps == 0 && self.place.held_out.is_empty()
     }
 
-    /// All steps are done, or the held-out loss has stopped falling.
+    /// All steps are done, the held-out loss has stopped falling, or nothing comes of the steps.
     pub fn is_done(&self) -> bool {
-        self.place.steps >= self.steps || self.has_stopped()
+        self.place.steps >= self.steps || self.has_stopped() || self.is_given_up()
     }
 
     fn has_stopped(&self) -> bool {
         self.recipe.held_out.is_some_and(|held_out| held_out.stops(&self.place.held_out))
     }
 
+    fn is_given_up(&self) -> bool {
+        self.place.skipped_in_a_row >= PATIENCE
+    }
+
     pub fn next_step(&mut self) -> Step {
         let (index, size) = (self.place.steps, self.recipe.batch.dialogues);
-        let first = index * self.recipe.dialogues_per_step();
-        let positions: Vec<usize> = (first..first + self.recipe.dialogues_per_step()).collect();
-        let chosen: Vec<usize> = positions.into_iter().map(|position| self.order.at(position)).collect();
+        let chosen = self.chosen(index);
         Step {
             index,
             rate: self.recipe.optimizer.learning_rate * self.recipe.schedule.factor(index, self.steps),
@@ -196,6 +188,12 @@ impl<'a> Run<'a> {
             batches: chosen.chunks(size).map(<[usize]>::to_vec).collect(),
             begun: Instant::now(),
         }
+    }
+
+    /// The rows of a step, counted from 0.
+    fn chosen(&mut self, step: usize) -> Vec<usize> {
+        let size = self.recipe.dialogues_per_step();
+        (step * size..(step + 1) * size).map(|position| self.order.at(position)).collect()
     }
 
     /// The mean loss and gradient of the step's micro-batches.
@@ -258,28 +256,18 @@ impl<'a> Run<'a> {
         self.decoder.as_mut().context(NOT_LOADED)?.adapt(&self.adapter)
     }
 
-    /// Leaves the adapter as it is, and gives up after some such steps in a row that no smaller scale of the loss may help.
-    pub fn skip(&mut self, step: &Step) -> Result<()> {
+    /// Leaves the adapter as it is. The run is given up after some such steps in a row that no smaller scale of the loss
+    /// may help.
+    pub fn skip(&mut self, step: &Step) {
         if self.place.scaler.is_none_or(|scaler| !scaler.can_fall()) {
             self.place.skipped_in_a_row += 1;
         }
-        let (number, examples) = (step.index + 1, step.examples(self.data));
-        let told =
-            format!("step {number} (examples {examples}): the loss or its gradient is not finite; the step is skipped");
+        let (number, places) = (step.index + 1, self.data.places(&step.batches.concat()));
+        let told = format!("step {number} ({places}): the loss or its gradient is not finite; the step is skipped");
         self.options.progress.line(&told);
-        if self.place.skipped_in_a_row >= PATIENCE {
-            bail!(
-                "{PATIENCE} steps in a row without a finite loss, the last of them step {}, of examples {} of the training \
-                 data: the run stops (lower the learning rate, or look at the data)",
-                step.index + 1,
-                step.examples(self.data)
-            );
-        }
-        Ok(())
     }
 
     pub fn log(&mut self, step: &Step, loss: &StepLoss, norm: f64) -> Result<()> {
-        let finite = |number: f64| number.is_finite().then_some(number);
         let seconds = step.begun.elapsed().as_secs_f64();
         let skipped = self.optimizer.updates == self.place.updates;
         self.place.steps += 1;
@@ -324,8 +312,8 @@ impl<'a> Run<'a> {
                 count += loss.targets;
             }
         }
-        let (step, held_out_loss) = (self.place.steps, sum / count as f64);
-        self.options.progress.line(&format!("held-out loss after {step} steps: {held_out_loss:.4}"));
+        let (step, held_out_loss) = (self.place.steps, finite(sum / count as f64));
+        self.options.progress.line(&format!("held-out loss after {step} steps: {}", shown(held_out_loss)));
         self.place.held_out.push((step, held_out_loss));
         self.keep_if_best()?;
         self.log.append(&Entry::HeldOut(log::HeldOut { step, held_out_loss }))
@@ -333,11 +321,17 @@ impl<'a> Run<'a> {
 
     /// Writes the adapter beside the others if no held-out loss was better.
     fn keep_if_best(&self) -> Result<()> {
-        let Some(held_out) = self.recipe.held_out.filter(|held_out| held_out.keep_best) else { return Ok(()) };
-        match held_out.best(&self.place.held_out) == Some(self.place.held_out.len() - 1) {
+        match self.best().is_some_and(|(steps, _)| steps == self.place.steps) {
             true => self.product.write(&self.recipe.output.join(BEST), &self.adapter),
             false => Ok(()),
         }
+    }
+
+    /// Steps and held-out loss where that was best, of a recipe that keeps the best.
+    fn best(&self) -> Option<(usize, f64)> {
+        let held_out = self.recipe.held_out.filter(|held_out| held_out.keep_best)?;
+        let (steps, loss) = self.place.held_out[held_out.best(&self.place.held_out)?];
+        Some((steps, loss?))
     }
 
     pub fn is_state_due(&self) -> bool {
@@ -348,18 +342,16 @@ impl<'a> Run<'a> {
         state::write(&self.recipe.output, KEPT_STATES, &self.place, &self.adapter, &self.optimizer)
     }
 
-    /// Writes what was trained: the last of it, or the best.
-    pub fn finish(self) -> Result<TrainSummary> {
-        let folder = &self.recipe.output;
-        self.product.write(folder, &self.adapter)?;
+    /// Writes what was trained. A run that was given up is an error.
+    pub fn finish(mut self) -> Result<TrainSummary> {
+        self.refuse_given_up()?;
         if self.has_stopped() {
             let told =
                 format!("stopped after {} of {} steps: the held-out loss falls no more", self.place.steps, self.steps);
             self.options.progress.line(&told);
         }
-        if self.recipe.held_out.is_some_and(|held_out| held_out.keep_best) {
-            self.product.take_best(&folder.join(BEST), folder)?;
-        }
+        let best = self.best();
+        self.write(best)?;
         self.options.progress.finish();
         Ok(TrainSummary {
             adapter: self.recipe.output.clone(),
@@ -370,12 +362,54 @@ impl<'a> Run<'a> {
             seconds: self.place.seconds,
             last_loss: self.place.last_loss,
             held_out: self.place.held_out,
+            best,
         })
+    }
+
+    fn refuse_given_up(&mut self) -> Result<()> {
+        if !self.is_given_up() {
+            return Ok(());
+        }
+        let steps = self.place.steps;
+        let last = self.chosen(steps.saturating_sub(1));
+        bail!(
+            "{PATIENCE} steps in a row without a finite loss, the last of them step {steps}, of {}: the run stops (lower \
+             the learning rate, or look at the data; --accept-changes goes on from here)",
+            self.data.places(&last)
+        );
+    }
+
+    /// Writes the best, or without one the last. A finished run that is called again leaves the best that it wrote, should
+    /// the copy of it be gone.
+    fn write(&self, best: Option<(usize, f64)>) -> Result<()> {
+        let (folder, kept) = (&self.recipe.output, self.recipe.output.join(BEST));
+        let tell = |line: &str| self.options.progress.line(line);
+        let Some((steps, _)) = best else {
+            if self.recipe.held_out.is_some_and(|held_out| held_out.keep_best) {
+                tell("no held-out loss was finite, so that none is the best: the last is written");
+            }
+            return self.product.write(folder, &self.adapter);
+        };
+        if self.product.found(&kept).is_some() {
+            return self.product.take_best(&kept, folder);
+        }
+        ensure!(
+            self.product.found(folder).is_some(),
+            "{} is gone, and with it what was best, after {steps} steps: choose another `output` to train again, or take the \
+             last with `keep_best = false` and --accept-changes",
+            kept.display()
+        );
+        tell(&format!("{} is gone: {} is left as it is", kept.display(), folder.display()));
+        Ok(())
     }
 
     fn decoder(&self) -> Result<&dyn Trainable> {
         self.decoder.as_deref().context(NOT_LOADED)
     }
+}
+
+fn finite(number: f64) -> Option<f64> {
+    number.is_finite().then_some(number)
 }
 
 const NOT_LOADED: &str = "a run that is done makes no more steps";

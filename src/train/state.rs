@@ -2,9 +2,9 @@
 //! all.
 //!
 //! `states/000012.safetensors`, after twelve steps, holds for every matrix of the adapter `<module>.lora_A.value`, `.mean`
-//! and `.square` (and `lora_B` likewise; of a tensor that is trained whole, `<tensor>.value`) in f32; the place in the work is JSON under `progress` in the file's metadata.
-//! The last few are kept: the newest that is whole is taken up, by the run it belongs to (same recipe, same data, same
-//! base) or where that was told.
+//! and `.square` (and `lora_B` likewise; of a tensor that is trained whole, `<tensor>.value`) in f32; the place in the
+//! work is JSON under `progress` in the file's metadata. The last few are kept: the newest that is whole is taken up, by the
+//! run it belongs to (same recipe, same data, same base) or where that was told.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -31,13 +31,13 @@ pub const FOLDER: &str = "states";
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
-    /// Which run this is: see [`identity`](super::identity).
+    /// Which run this is: see `run::identity`.
     pub run: String,
     /// Steps done, skipped ones included.
     pub steps: usize,
     /// Updates made by the optimiser.
     pub updates: usize,
-    /// Steps skipped in a row because their loss or gradient was not finite.
+    /// Steps skipped in a row because their loss or gradient was not finite: counted anew by whoever accepts changes.
     pub skipped_in_a_row: usize,
     /// Of a run in fp16.
     #[serde(default)]
@@ -47,8 +47,8 @@ pub struct Place {
     pub seconds: f64,
     /// Cross-entropy of the last step.
     pub last_loss: Option<f64>,
-    /// Held-out losses: (steps done, loss).
-    pub held_out: Vec<(usize, f64)>,
+    /// Held-out losses: (steps done, loss), `null` where it was not finite.
+    pub held_out: Vec<(usize, Option<f64>)>,
 }
 
 /// Writes the state into `folder`, and removes all but the newest `keep` (at least this one).
@@ -180,7 +180,8 @@ fn take_up(path: &Path, wanted: Wanted, adapter: &mut Adapter, optimizer: &mut A
         return Ok(Err(error));
     }
     optimizer.updates = place.updates;
-    Ok(Ok(Place { run: wanted.run.to_owned(), ..place }))
+    let skipped_in_a_row = if wanted.accepts_others { 0 } else { place.skipped_in_a_row };
+    Ok(Ok(Place { run: wanted.run.to_owned(), skipped_in_a_row, ..place }))
 }
 
 fn damaged(path: &Path) -> String {
@@ -286,7 +287,8 @@ mod tests {
             tokens: 1234,
             seconds: 0.1 + 0.2,
             last_loss: Some(1.0 / 3.0),
-            held_out: vec![(0, 2.5), (7, 2.25)],
+            held_out: vec![(0, Some(2.5)), (3, None), (7, Some(2.25))],
+            skipped_in_a_row: 5,
             ..Place::default()
         };
         (adapter, optimizer, place)
@@ -375,6 +377,7 @@ mod tests {
         let wanted = Wanted { run: "xyz", accepts_others: true };
         let place = restore(folder.path(), wanted, &mut other, &mut moments, |_| {}).unwrap().unwrap();
         assert_eq!((place.run.as_str(), place.steps), ("xyz", 7), "it goes on as the new run");
+        assert_eq!((progress.skipped_in_a_row, place.skipped_in_a_row), (5, 0), "with new patience");
         other.pairs[0].module = "layer.k".to_owned();
         assert!(taken_up(folder.path(), "abc", &mut other, &mut moments).is_err());
         let (mut wide, _) = blank(&adapter, &optimizer);

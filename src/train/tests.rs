@@ -1,5 +1,7 @@
 //! Whole runs on the tiny Mixtral of `tests/fixtures`, with the small tokenizer of the dialogues' fixture.
 
+mod skipped;
+
 use super::*;
 use crate::model::adapter::peft;
 use crate::model::config::ModelConfig;
@@ -75,6 +77,10 @@ fn options() -> FinetuneOptions {
     FinetuneOptions { progress: Progress::hidden(), ..FinetuneOptions::default() }
 }
 
+fn losses(summary: &TrainSummary) -> Vec<f64> {
+    summary.held_out.iter().map(|(_, loss)| loss.unwrap()).collect()
+}
+
 fn refusal(recipe: &Recipe, model: &Path) -> String {
     format!("{:#}", finetune(recipe, model, &options()).unwrap_err())
 }
@@ -86,7 +92,7 @@ fn a_run_lowers_the_held_out_loss_and_leaves_adapter_state_and_log() {
     let summary = finetune(&recipe, folder.path(), &options()).unwrap();
     let steps: Vec<usize> = summary.held_out.iter().map(|(step, _)| *step).collect();
     assert_eq!(steps, [0, 3, 6]);
-    assert!(summary.held_out[2].1 < summary.held_out[0].1 - 0.1, "{:?}", summary.held_out);
+    assert!(losses(&summary)[2] < losses(&summary)[0] - 0.1, "{:?}", summary.held_out);
     let entries = log::read(&recipe.output.join(log::FILE)).unwrap();
     let logged: Vec<_> = entries
         .iter()
@@ -139,8 +145,9 @@ fn a_run_stops_where_the_held_out_loss_does_and_keeps_the_best() {
     let constant = ("kind = \"linear\"", "kind = \"constant-with-warmup\"");
     let long =
         [("steps = 6", "steps = 60"), rate, ("every = 3", "every = 1\npatience = 4\nkeep_best = true"), constant];
-    let kept = finetune(&recipe(folder.path(), "kept", &long), folder.path(), &options()).unwrap();
-    let losses: Vec<f64> = kept.held_out.iter().map(|(_, loss)| *loss).collect();
+    let keeping = recipe(folder.path(), "kept", &long);
+    let kept = finetune(&keeping, folder.path(), &options()).unwrap();
+    let losses = losses(&kept);
     let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).unwrap();
     assert_eq!((best + 4, kept.steps), (losses.len() - 1, losses.len() - 1), "{losses:?}");
     assert!(0 < best && kept.steps < 60, "{losses:?}");
@@ -150,6 +157,17 @@ fn a_run_stops_where_the_held_out_loss_does_and_keeps_the_best() {
             .unwrap();
     let weights = |summary: &TrainSummary| std::fs::read(summary.adapter.join(peft::WEIGHTS_FILE)).unwrap();
     assert!(weights(&kept) == weights(&cut), "the adapter of step {best}");
+    assert_eq!(kept.best, Some((best, losses[best])));
+    let told = format!("{:.4} before, {:.4} after {best} steps, the best", losses[0], losses[best]);
+    assert!(kept.to_string().contains(&told), "{kept}");
+
+    assert_eq!(finetune(&keeping, folder.path(), &options()).unwrap(), kept);
+    std::fs::remove_dir_all(keeping.output.join("best")).unwrap();
+    assert_eq!(finetune(&keeping, folder.path(), &options()).unwrap(), kept);
+    assert!(weights(&kept) == weights(&cut), "it is left as it was, not replaced by the last");
+    std::fs::remove_file(keeping.output.join(peft::WEIGHTS_FILE)).unwrap();
+    let error = refusal(&keeping, folder.path());
+    assert!(error.contains("best is gone") && error.contains("`keep_best = false`"), "{error}");
 }
 
 #[test]
@@ -184,39 +202,6 @@ fn another_recipe_other_data_or_another_base_do_not_go_on_with_a_state() {
     std::fs::write(&config, text).unwrap();
     std::fs::remove_dir_all(first.output.join(state::FOLDER)).unwrap();
     assert!(refusal(&first, folder.path()).contains("choose another `output`"));
-}
-
-#[test]
-fn steps_without_a_finite_loss_end_the_run() {
-    let folder = workshop();
-    let recipe = recipe(folder.path(), "out", &[]);
-    let (data, options) = (data::load(&recipe, folder.path()).unwrap(), options());
-    let mut run = Run::begin(&recipe, folder.path(), &data, &options).unwrap();
-    let next = run.next_step();
-    (0..4).for_each(|_| run.skip(&next).unwrap());
-    let error = run.skip(&next).unwrap_err().to_string();
-    assert!(error.contains("5 steps in a row") && error.contains("step 1") && error.contains("examples "), "{error}");
-}
-
-#[test]
-fn in_fp16_a_step_too_large_halves_the_scale_and_no_bit_depends_on_it() {
-    let folder = workshop();
-    let half = recipe(folder.path(), "half", &[("dtype = \"f32\"", "dtype = \"f16\"")]);
-    let (data, options) = (data::load(&half, folder.path()).unwrap(), options());
-    let mut run = Run::begin(&half, folder.path(), &data, &options).unwrap();
-    let next = run.next_step();
-    let (loss, scaled) = run.gradients(&next).unwrap();
-    for _ in 0..3 {
-        assert!(!run.is_usable(&loss, f64::INFINITY));
-        run.skip(&next).unwrap();
-    }
-    assert_eq!(scaled, run.gradients(&next).unwrap().1);
-    assert!(run.is_usable(&loss, 1.0));
-    for _ in 0..20 {
-        run.is_usable(&loss, f64::NAN); // to the smallest scale
-    }
-    (0..4).for_each(|_| run.skip(&next).unwrap());
-    assert!(run.skip(&next).is_err(), "no smaller scale can help");
 }
 
 #[test]
@@ -410,7 +395,7 @@ fn a_model_trained_whole_goes_on_where_it_was_and_ends_with_the_same_bytes() {
     let whole = full(folder.path(), "whole", &[]);
     let summary = finetune(&whole, folder.path(), &candle()).unwrap();
     assert!(summary.is_whole && summary.trained_parameters == 287_552, "{summary:?}");
-    assert!(summary.held_out[2].1 < summary.held_out[0].1 - 0.1, "{:?}", summary.held_out);
+    assert!(losses(&summary)[2] < losses(&summary)[0] - 0.1, "{:?}", summary.held_out);
 
     let data = data::load(&whole, folder.path()).unwrap();
     let parts = full(folder.path(), "parts", &[]);

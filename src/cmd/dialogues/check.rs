@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::mask::{Marks, listed, shown};
 use super::{Print, default_format};
-use crate::cmd::{Verdict, Workplace, output};
+use crate::cmd::{Exit, Workplace, output};
 use crate::dialogue::check::{Check, Checked, Finding, Limits, Reading, Tokens, check, percent};
 use crate::dialogue::format::{Example, Format, Formatter};
 use crate::dialogue::pieces::Long;
@@ -101,7 +101,7 @@ struct Sample {
     examples: Vec<Example>,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     ensure!(args.max_tokens > 1, "--max-tokens is at least 2");
     let asked = Asked::of(place, &args)?;
     let formatter = asked.tokenizer.as_ref().map(|tokenizer| {
@@ -120,7 +120,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         Print::Json => super::json(&as_json(&found, &asked, &samples))?,
     };
     output::print(&text)?;
-    Ok(if found.exceeded(&asked.limits).is_empty() { Verdict::Done } else { Verdict::Differs })
+    Ok(if found.exceeded(&asked.limits).is_empty() { Exit::Done } else { Exit::Differs })
 }
 
 fn sample(checked: Checked) -> Option<Sample> {

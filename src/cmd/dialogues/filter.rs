@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::Print;
 use crate::cmd::measure::load_task;
-use crate::cmd::{Verdict, Workplace, output};
+use crate::cmd::{Exit, Workplace, output};
 use crate::dialogue::check::percent;
 use crate::dialogue::contamination::{Benchmarks, Builder, Document, Named};
 use crate::dialogue::filter::{Removed, Report, Rule, Rules, Sink, filter};
@@ -81,13 +81,10 @@ fn share(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("a share from 0 to 1".to_owned()) }
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let ending = args.output.extension().and_then(|ending| ending.to_str());
     ensure!(ending == Some("jsonl"), "--output {}: dialogues are written to a .jsonl file", args.output.display());
-    for file in &args.files {
-        let same = std::path::absolute(file)? == std::path::absolute(&args.output)?;
-        ensure!(!same, "--output {} is one of the files that are read", args.output.display());
-    }
+    refuse_overwriting(&args)?;
     output::check_writable(Some(&args.output))?;
     output::check_writable(args.removed.as_deref())?;
     let rules = rules(place, &args)?;
@@ -95,19 +92,47 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     for file in &args.files {
         progress.add_total(std::fs::metadata(file).map_or(0, |metadata| metadata.len()));
     }
-    let mut report = None;
-    disk::replace_with(&args.output, |kept| {
-        report = Some(write(&args, &rules, kept, &progress)?);
-        Ok(())
-    })?;
+    let report = replace(&args, &rules, &progress)?;
     progress.finish();
-    let report = report.context("a file that was replaced has a report")?;
     let text = match args.format {
         Print::Table => table(&report),
         Print::Json => super::json(&as_json(&report))?,
     };
     output::print(&text)?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
+}
+
+/// An error if a file would be written over one that is read, or over the other that is written.
+fn refuse_overwriting(args: &Args) -> Result<()> {
+    let mut taken = Vec::new();
+    for file in args.files.iter().chain(&args.phrases) {
+        taken.push((found_at(file)?, "one of the files that are read"));
+    }
+    for (flag, file) in [("--output", Some(&args.output)), ("--removed", args.removed.as_ref())] {
+        let Some(file) = file else { continue };
+        let found = found_at(file)?;
+        if let Some((_, what)) = taken.iter().find(|(place, _)| *place == found) {
+            bail!("{flag} {} is {what}: write to another file", file.display());
+        }
+        taken.push((found, "what --output writes"));
+    }
+    Ok(())
+}
+
+/// The one path of a file, which need not be there yet, nor its folders.
+fn found_at(file: &Path) -> Result<PathBuf> {
+    let mut found = PathBuf::new();
+    for part in std::path::absolute(disk::target(file)?)?.components() {
+        match part {
+            Component::ParentDir => {
+                found.pop();
+            }
+            part => found.push(part),
+        }
+        // A link is followed before `..` leads out of where it leads to.
+        found = found.canonicalize().unwrap_or(found);
+    }
+    Ok(found)
 }
 
 fn rules(place: &Workplace, args: &Args) -> Result<Rules> {
@@ -142,12 +167,24 @@ fn benchmarks(place: &Workplace, args: &Args) -> Result<Benchmarks> {
     Ok(builder.finish())
 }
 
-/// Writes the rows that stay to `kept`, and those that go where they were asked for.
-fn write(args: &Args, rules: &Rules, kept: &Path, progress: &Progress) -> Result<Report> {
+/// Judges all rows; both files are replaced after that, or none.
+fn replace(args: &Args, rules: &Rules, progress: &Progress) -> Result<Report> {
+    let mut report = None;
+    disk::replace_with(&args.output, |kept| match &args.removed {
+        None => write(args, rules, kept, None, progress).map(|found| report = Some(found)),
+        Some(removed) => disk::replace_with(removed, |removed| {
+            write(args, rules, kept, Some(removed), progress).map(|found| report = Some(found))
+        }),
+    })?;
+    report.context("a file that was replaced has a report")
+}
+
+/// Writes the rows that stay to `kept`, and those that go to `removed`.
+fn write(args: &Args, rules: &Rules, kept: &Path, removed: Option<&Path>, progress: &Progress) -> Result<Report> {
     let create = |path: &Path| -> Result<BufWriter<File>> {
         Ok(BufWriter::new(File::create(path).with_context(|| format!("can't write {}", path.display()))?))
     };
-    let mut files = Files { kept: create(kept)?, removed: args.removed.as_deref().map(create).transpose()? };
+    let mut files = Files { kept: create(kept)?, removed: removed.map(create).transpose()? };
     let report = filter(&args.files, rules, &mut files, progress)?;
     files.kept.flush().context("can't write the rows that stay")?;
     if let Some(removed) = &mut files.removed {

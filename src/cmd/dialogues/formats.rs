@@ -6,8 +6,9 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::{Print, mask};
-use crate::cmd::{Verdict, Workplace, output};
+use crate::cmd::{Exit, Workplace, output};
 use crate::dialogue::format::{Example, Format, Formatter};
+use crate::dialogue::spelling::KEYS;
 use crate::dialogue::{Dialogue, Fault};
 use crate::report::terminal::grid;
 use crate::rows::RowStream;
@@ -37,7 +38,7 @@ struct Column {
     example: Result<Example>,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let tokenizer = place.project.resolve(&args.model)?.tokenizer()?;
     let dialogue = dialogue(&args.file, args.line)?;
     let columns: Vec<Column> = Format::ALL
@@ -52,11 +53,11 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         Print::Json => super::json(&as_json(&dialogue.place, &columns, &tokenizer))?,
     };
     output::print(&text)?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 fn dialogue(file: &Path, line: usize) -> Result<Dialogue> {
-    let mut rows = RowStream::open(file)?;
+    let mut rows = RowStream::open_columns(file, &KEYS)?;
     loop {
         let batch = rows.batch(1 << 20)?;
         if batch.is_empty() {

@@ -7,7 +7,7 @@ mod mask;
 
 use anyhow::{Context, Result};
 
-use super::{Verdict, Workplace};
+use super::{Exit, Workplace};
 use crate::dialogue::format::Format;
 
 /// Check dialogues, choose the good ones of many, or compare the formats they are laid out in.
@@ -33,7 +33,7 @@ enum Print {
     Json,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     match args.action {
         Action::Check(args) => check::run(place, args),
         Action::Filter(args) => filter::run(place, args),

@@ -192,22 +192,27 @@ impl Check {
         )
     }
 
-    /// `some.jsonl, lines 3, 17: why, 20; other.jsonl, line 2; and 7 more`, at most `most` of them.
+    /// [`lines`] of these files.
     pub fn lines(&self, found: &[Found], most: usize) -> String {
-        let shown = &found[..found.len().min(most)];
-        let mut parts: Vec<String> = shown
-            .chunk_by(|a, b| a.file == b.file)
-            .map(|chunk| {
-                let word = if chunk.len() == 1 { "line" } else { "lines" };
-                let lines: Vec<String> = chunk.iter().map(line).collect();
-                format!("{}, {word} {}", self.files[chunk[0].file], lines.join(", "))
-            })
-            .collect();
-        if found.len() > most {
-            parts.push(format!("and {} more", found.len() - most));
-        }
-        parts.join("; ")
+        lines(&self.files, found, most)
     }
+}
+
+/// `some.jsonl, lines 3, 17: why, 20; other.jsonl, line 2; and 7 more`, at most `most` of them.
+pub fn lines(files: &[String], found: &[Found], most: usize) -> String {
+    let shown = &found[..found.len().min(most)];
+    let mut parts: Vec<String> = shown
+        .chunk_by(|a, b| a.file == b.file)
+        .map(|chunk| {
+            let word = if chunk.len() == 1 { "line" } else { "lines" };
+            let lines: Vec<String> = chunk.iter().map(line).collect();
+            format!("{}, {word} {}", files[chunk[0].file], lines.join(", "))
+        })
+        .collect();
+    if found.len() > most {
+        parts.push(format!("and {} more", found.len() - most));
+    }
+    parts.join("; ")
 }
 
 fn line(found: &Found) -> String {

@@ -14,12 +14,13 @@ use rayon::prelude::*;
 
 use super::format::Formatter;
 use super::pieces::{Long, Pieces, pieces};
+use super::spelling::KEYS;
 use super::words::{Hashed, gram, mix, words};
 use super::{Dialogue, Fault};
 use crate::language::{self, Language};
 use crate::rows::{RowStream, StreamedRow};
 
-pub use finding::{Finding, Limits, percent};
+pub use finding::{Finding, Limits, lines, percent};
 
 /// Bytes of rows that are looked at together.
 const BATCH: usize = 8 << 20;
@@ -38,6 +39,7 @@ pub struct Reading<'a> {
 pub struct Checked {
     /// Which of the files.
     pub file: usize,
+    pub line: usize,
     pub dialogue: Dialogue,
     /// Its tokens, where there is a formatter.
     pub pieces: Option<Pieces>,
@@ -87,7 +89,7 @@ pub struct Tokens {
 pub fn check(paths: &[PathBuf], reading: &Reading, mut each: impl FnMut(Checked)) -> Result<Check> {
     let mut checker = Checker::new(paths, reading);
     for (file, path) in paths.iter().enumerate() {
-        let mut rows = RowStream::open(path)?;
+        let mut rows = RowStream::open_columns(path, &KEYS)?;
         loop {
             let batch = rows.batch(BATCH)?;
             if batch.is_empty() {
@@ -203,7 +205,7 @@ impl Checker<'_> {
             }
         }
         self.check.count(&seen);
-        Some(Checked { file, dialogue: seen.dialogue, pieces: seen.pieces })
+        Some(Checked { file, line, dialogue: seen.dialogue, pieces: seen.pieces })
     }
 }
 

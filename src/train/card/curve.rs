@@ -22,11 +22,11 @@ pub fn steps(log: &[Entry]) -> Vec<(usize, f64)> {
     log.iter().filter_map(loss).collect()
 }
 
-/// Held-out losses, by the steps that were done.
+/// Held-out losses that are finite, by the steps that were done.
 pub fn held_out(log: &[Entry]) -> Vec<(usize, f64)> {
     let loss = |entry: &Entry| match entry {
         Entry::Step(_) => None,
-        Entry::HeldOut(HeldOut { step, held_out_loss }) => held_out_loss.is_finite().then_some((*step, *held_out_loss)),
+        Entry::HeldOut(HeldOut { step, held_out_loss }) => held_out_loss.map(|loss| (*step, loss)),
     };
     log.iter().filter_map(loss).collect()
 }

@@ -42,9 +42,9 @@ pub struct Facts<'a> {
     pub scores: Option<&'a str>,
 }
 
-/// Writes the card of a finished run into its folder. Scores that an earlier card has are kept; a README that is no card is
-/// left as it is.
-pub fn write(recipe: &Recipe, data: &TrainingData, summary: &TrainSummary) -> Result<()> {
+/// Writes the card of a finished run of `recipe` on the model `base` into its folder. Scores that an earlier card has are
+/// kept; a README that is no card is left as it is.
+pub fn write(recipe: &Recipe, base: &str, data: &TrainingData, summary: &TrainSummary) -> Result<()> {
     let folder = &summary.adapter;
     let earlier = std::fs::read_to_string(folder.join(FILE)).ok();
     if earlier.as_deref().is_some_and(|text| scores_of(text).is_none()) {
@@ -53,7 +53,7 @@ pub fn write(recipe: &Recipe, data: &TrainingData, summary: &TrainSummary) -> Re
     let log = log::read(&folder.join(log::FILE))?;
     let facts = Facts {
         recipe,
-        repository: repository(&recipe.model),
+        repository: repository(base),
         summary,
         counts: data.counts,
         examples: [data.train.len(), data.held_out.len()],
@@ -187,6 +187,9 @@ fn losses(facts: &Facts) -> String {
         if let Some((step, loss)) = point {
             let _ = writeln!(text, "| {what} | {step} | {loss:.4} |");
         }
+    }
+    if let Some((steps, _)) = facts.summary.best {
+        let _ = writeln!(text, "\nWhat is here is the best by the held-out loss, of step {steps}.");
     }
     let skipped = facts.log.iter().filter(|entry| matches!(entry, Entry::Step(step) if step.skipped)).count();
     if skipped > 0 {

@@ -8,7 +8,7 @@ use crate::train::log::HeldOut;
 use crate::train::log::tests::step;
 
 fn held_out(step: usize, held_out_loss: f64) -> Entry {
-    Entry::HeldOut(HeldOut { step, held_out_loss })
+    Entry::HeldOut(HeldOut { step, held_out_loss: Some(held_out_loss) })
 }
 
 fn log() -> Vec<Entry> {
@@ -31,7 +31,8 @@ fn summary() -> TrainSummary {
         tokens: 2500,
         seconds: 50.0,
         last_loss: Some(1.92),
-        held_out: vec![(0, 2.5), (12, 2.0625), (25, 2.125)],
+        held_out: vec![(0, Some(2.5)), (12, Some(2.0625)), (25, Some(2.125))],
+        best: Some((12, 2.0625)),
     }
 }
 
@@ -77,6 +78,7 @@ fn a_card_tells_recipe_data_losses_and_scores() {
         "| last step | 24 | 1.9200 |",
         "| held out, best | 12 | 2.0625 |",
         "| held out, last | 25 | 2.1250 |",
+        "is the best by the held-out loss, of step 12.",
         "was not finite: 1.",
         "| task | base | some |",
         "| `lora.rank` | 16 |",

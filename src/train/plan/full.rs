@@ -28,7 +28,7 @@ impl FullNeeds {
         let tokens = (recipe.batch.dialogues * recipe.max_tokens) as u64;
         let graph = |recompute| batch_bytes(config, tokens, recipe.max_tokens as u64, recompute);
         let rows = vec![
-            ("weights", [4 * all, recipe.dtype.bytes() * all]),
+            ("weights", [4 * all, recipe.dtype.bytes() as u64 * all]),
             ("trained numbers in f32", [4 * trained, 0]),
             ("gradients", [(4 + 8 * threads) * trained, 8 * trained]),
             ("AdamW's moments", [8 * trained, 0]),

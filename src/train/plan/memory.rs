@@ -19,7 +19,8 @@ use crate::model::training::Inputs;
 use crate::model::{cpu, names};
 use crate::train::arrangement::{Arrangement, Sizes};
 use crate::train::budget::{MOMENTS, program};
-use crate::train::recipe::{Dtype, Quantization, Recipe};
+use crate::train::recipe::{Quantization, Recipe};
+use crate::weights::Dtype;
 
 /// Of one micro-batch.
 const INPUTS_ROW: &str = "layer inputs";
@@ -69,14 +70,14 @@ impl Needs {
         let sizes = |layer: usize| names::linears(config, layer).into_iter().map(|l| (l.inputs * l.outputs) as u64);
         let held = |weights: u64| match recipe.quantization {
             Quantization::Nf4 => nf4_bytes(weights),
-            Quantization::None => weights * recipe.dtype.bytes(),
+            Quantization::None => weights * recipe.dtype.bytes() as u64,
         };
         let all: u64 = names::tensors(config).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
         let in_linears: u64 = (0..config.num_hidden_layers).flat_map(sizes).sum();
         let linears: Vec<u64> = (0..config.num_hidden_layers).map(|layer| sizes(layer).map(held).sum()).collect();
         let two = linears.windows(2).map(|two| two[0] + two[1]).max().unwrap_or(linears.iter().sum());
         let linears_row = Held { whole: linears.iter().sum(), by_layer: two };
-        let ends = (all - in_linears) * recipe.dtype.bytes();
+        let ends = (all - in_linears) * recipe.dtype.bytes() as u64;
         let tokens = recipe.batch.dialogues * recipe.max_tokens;
         let walk = walk_bytes(recipe.dtype, config, tokens, tokens, Inputs::InMemory);
         let inputs = cpu::spilled_bytes(config, tokens);
@@ -181,7 +182,7 @@ impl fmt::Display for Needs {
 fn walk_bytes(dtype: Dtype, config: &ModelConfig, tokens: usize, largest: usize, inputs: Inputs) -> u64 {
     let threads = rayon::current_num_threads();
     match dtype {
-        Dtype::Bf16 => cpu::walk_bytes::<bf16>(config, tokens, largest, threads, inputs),
+        Dtype::BF16 => cpu::walk_bytes::<bf16>(config, tokens, largest, threads, inputs),
         Dtype::F32 | Dtype::F16 => cpu::walk_bytes::<f32>(config, tokens, largest, threads, inputs),
     }
 }

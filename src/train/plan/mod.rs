@@ -112,7 +112,7 @@ fn config(recipe: &Recipe, model: Option<&Path>) -> Result<(String, ModelConfig)
             bail!("`{}` is not at hand to plan with: give the recipe a `config`", recipe.model)
         };
         let checkpoint = Checkpoint::open(model)?;
-        let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
+        let config = ModelConfig::of(&checkpoint)?;
         return Ok((model.display().to_string(), config));
     };
     let text = match BUNDLED.iter().find(|(bundled, _)| bundled == name) {

@@ -17,7 +17,7 @@ use super::schedule::Schedule;
 use crate::dialogue::format::Format;
 use crate::digest::sha256_hex;
 use crate::settings;
-use crate::weights::writer;
+use crate::weights::Dtype;
 
 pub use data::{Data, WeightedFile};
 pub use full::Full;
@@ -118,34 +118,6 @@ pub enum Quantization {
     None,
     /// 4 bits, double quantisation, as bitsandbytes.
     Nf4,
-}
-
-/// How numbers are held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    F32,
-    Bf16,
-    F16,
-}
-
-impl Dtype {
-    /// What weights are rounded to.
-    pub fn of_weights(self) -> writer::Dtype {
-        match self {
-            Dtype::F32 => writer::Dtype::F32,
-            Dtype::Bf16 => writer::Dtype::BF16,
-            Dtype::F16 => writer::Dtype::F16,
-        }
-    }
-
-    /// Bytes a number takes.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::Bf16 | Dtype::F16 => 2,
-        }
-    }
 }
 
 impl Recipe {
@@ -269,20 +241,19 @@ impl HeldOut {
         }
     }
 
-    /// Where the best of `losses`, (steps, loss) in order, stands: the first that none beats by `least_gain`.
-    pub fn best(&self, losses: &[(usize, f64)]) -> Option<usize> {
-        let mut best: Option<usize> = None;
+    /// Where the best of `losses`, (steps, loss) in order, stands: the first that none beats by `least_gain`. One that is
+    /// not finite is no better than any.
+    pub fn best(&self, losses: &[(usize, Option<f64>)]) -> Option<usize> {
+        let mut best: Option<(usize, f64)> = None;
         for (index, &(_, loss)) in losses.iter().enumerate() {
-            let is_better = best.is_none_or(|best| loss < losses[best].1 - self.least_gain);
-            if loss.is_finite() && is_better {
-                best = Some(index);
-            }
+            let better = loss.filter(|loss| best.is_none_or(|(_, best)| *loss < best - self.least_gain));
+            best = better.map(|loss| (index, loss)).or(best);
         }
-        best
+        best.map(|(index, _)| index)
     }
 
     /// Whether a run with these held-out losses has stopped getting better.
-    pub fn stops(&self, losses: &[(usize, f64)]) -> bool {
+    pub fn stops(&self, losses: &[(usize, Option<f64>)]) -> bool {
         let since = self.best(losses).map_or(losses.len(), |best| losses.len() - 1 - best);
         self.patience.is_some_and(|patience| since >= patience)
     }

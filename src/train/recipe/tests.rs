@@ -92,14 +92,14 @@ fn choices_of_lora_are_read_and_checked() {
 #[test]
 fn a_run_stops_when_it_has_not_got_better_for_a_while() {
     let settings = HeldOut { dialogues: 8.0, every: Some(1), patience: Some(2), least_gain: 0.1, keep_best: false };
-    let losses = [(0, 3.0), (1, 2.5), (2, 2.45), (3, f64::NAN)];
+    let losses = [(0, Some(3.0)), (1, Some(2.5)), (2, Some(2.45)), (3, None)];
     let best: Vec<Option<usize>> = (0..=4).map(|count| settings.best(&losses[..count])).collect();
     assert_eq!(best, [None, Some(0), Some(1), Some(1), Some(1)]);
     let stops: Vec<bool> = (1..=4).map(|count| settings.stops(&losses[..count])).collect();
     assert_eq!(stops, [false, false, false, true]);
     assert!(!HeldOut { patience: None, ..settings }.stops(&losses));
     assert_eq!(HeldOut { least_gain: 0.0, ..settings }.best(&losses), Some(2));
-    assert!(settings.stops(&[(0, f64::NAN), (1, f64::NAN)]), "nothing finite is nothing better");
+    assert!(settings.stops(&[(0, None), (1, None)]), "nothing finite is nothing better");
 }
 
 #[test]
