@@ -1,5 +1,5 @@
 //! What the harnesses inherit from CPython, bit for bit: `random.Random` with an integer seed, and the string methods
-//! whose Rust counterparts differ. `protocol.md`, sections 1 and 8; CPython's `Lib/random.py` and `_randommodule.c`.
+//! whose Rust counterparts differ. `tasks/protocol.md`, sections 1 and 8; CPython's `Lib/random.py` and `_randommodule.c`.
 
 use std::collections::HashSet;
 

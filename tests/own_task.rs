@@ -1,5 +1,6 @@
 //! A user's own task, without touching Rust: the examples of tasks/README.md, from files to scores.
 
+use fireval::chat::ChatTemplate;
 use fireval::protocol::Protocol;
 use fireval::request::{Request, Response};
 use fireval::task::{DataSource, Document, Task};
@@ -13,6 +14,10 @@ struct Own {
 
 /// A task file with its data: `rows` are the evaluated split, `train` the pool.
 fn own(shots: usize, prompt: &str, rows: &str, train: &str) -> Own {
+    own_with(HEAD, shots, prompt, rows, train)
+}
+
+fn own_with(head: &str, shots: usize, prompt: &str, rows: &str, train: &str) -> Own {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("own");
     std::fs::create_dir(&place).unwrap();
@@ -20,15 +25,18 @@ fn own(shots: usize, prompt: &str, rows: &str, train: &str) -> Own {
     std::fs::write(place.join("train.jsonl"), train).unwrap();
     let data = "[data]\nfolder = \"own\"\nevaluation = \"test\"\nshots_file = \"train\"\n";
     let file = folder.path().join("own.toml");
-    std::fs::write(&file, format!("{HEAD}shots = {shots}\n{data}\n[prompt]\n{prompt}")).unwrap();
+    std::fs::write(&file, format!("{head}shots = {shots}\n{data}\n[prompt]\n{prompt}")).unwrap();
     let task = Task::load(file.to_str().unwrap(), None).unwrap();
     Own { folder, task }
 }
 
 impl Own {
     fn documents(&self) -> Vec<Document> {
-        let data = DataSource::Folder(self.folder.path().to_path_buf());
-        self.task.documents(Protocol::LmEvalLatest, &data, None, None).unwrap()
+        self.asked(Protocol::LmEvalLatest, None).unwrap()
+    }
+
+    fn asked(&self, protocol: Protocol, chat: Option<&ChatTemplate>) -> anyhow::Result<Vec<Document>> {
+        self.task.documents(protocol, &DataSource::Folder(self.folder.path().to_path_buf()), None, chat)
     }
 }
 
@@ -77,7 +85,9 @@ fn generation() {
     let prompt = "shape = \"generation\"\ntext = \"Question: {question}\\nAnswer:\"\ntarget = \"{answer}\"\n\
                   max_tokens = 64\nstop = [\"\\n\"]\n\
                   filters = [{ name = \"number\", regex = '(-?[0-9]+)', take = \"last\" }]\n";
-    let own = own(0, prompt, "{\"question\": \"2 + 3?\", \"answer\": 5}\n", "");
+    let row = "{\"question\": \"2 + 3?\", \"answer\": 5}\n";
+    let head = format!("{HEAD}metric_latest = \"exact_match,number\"\n");
+    let own = own_with(&head, 0, prompt, row, "");
     let documents = own.documents();
     assert!(matches!(&documents[0].requests[0], Request::Generate { stop, max_tokens: 64, .. } if stop == &["\n"]));
     let score = |text: &str, protocol| {
@@ -87,6 +97,52 @@ fn generation() {
     assert_eq!(score(" 2 + 3 is 5", Protocol::LmEvalLatest).metrics["exact_match,number"], 1.0);
     assert_eq!(score(" none", Protocol::LeaderboardV1).metrics["acc"], 0.0);
     assert_eq!(score("x", Protocol::LmEvalLatest).output.as_deref(), Some("x"));
+}
+
+const CHOICE: &str = "shape = \"multiple-choice\"\ntext = \"{q}\"\nchoices_field = \"c\"\ngold = { index = \"a\" }\n";
+
+/// A document of [`CHOICE`].
+fn choice(question: &str) -> String {
+    format!("{{\"q\": \"{question}\", \"c\": [\"x\", \"y\"], \"a\": 0}}\n")
+}
+
+#[test]
+fn a_metric_that_nothing_scores_is_named_before_anything_is_asked() {
+    let refused = |head: &str, protocol| {
+        let own = own_with(&HEAD.replace("metric = \"acc\"\n", head), 0, CHOICE, &choice("why?"), "");
+        own.asked(protocol, None).err().map(|error| format!("{error:#}")).unwrap_or_default()
+    };
+    let misspelt = refused("metric = \"acc_nrom\"\n", Protocol::LeaderboardV1);
+    assert!(misspelt.contains("no metric `acc_nrom` under leaderboard-v1 (known: acc, acc_norm)"), "{misspelt}");
+    let latest = "metric = \"acc\"\nmetric_latest = \"mc2\"\n";
+    assert_eq!(refused(latest, Protocol::LeaderboardV1), "");
+    assert!(refused(latest, Protocol::LmEvalLatestOpenllm).contains("no metric `mc2`"));
+    let grouped = "metric = \"acc\"\nmetric_latest = \"acc,both\"\nsubtask = \"q\"\n";
+    let grouped = format!("{grouped}groups = [{{ name = \"both\", subtasks = [\"why?\"] }}]\n");
+    assert_eq!(refused(&grouped, Protocol::LmEvalLatest), "");
+}
+
+#[test]
+fn a_template_that_refuses_a_system_message_is_asked_without_one() {
+    let refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}";
+    let template = format!("{refusing}{{% for m in messages %}}[{{{{ m.role }}}}] {{{{ m.content }}}}{{% endfor %}}");
+    let template = ChatTemplate::new(&template, None, None).unwrap();
+    let head = format!("{HEAD}description = \"Answer.\"\n");
+    let own = own_with(&head, 0, CHOICE, &choice("why?"), "");
+    let documents = own.asked(Protocol::LmEvalLatest, Some(&template)).unwrap();
+    let Request::LogLikelihood { context, .. } = &documents[0].requests[0] else { panic!("a choice") };
+    assert_eq!(&**context, "[user] why?");
+    let never = ChatTemplate::new("{{ raise_exception('not at all') }}", None, None).unwrap();
+    let error = format!("{:#}", own.asked(Protocol::LmEvalLatest, Some(&never)).unwrap_err());
+    assert!(error.contains("test.jsonl, line 1") && error.contains("not at all"), "{error}");
+}
+
+#[test]
+fn a_context_of_white_space_is_named_where_nothing_stands_before_it() {
+    let own = own(0, CHOICE, &[choice("why?"), choice(" ")].concat(), "");
+    let error = format!("{:#}", own.asked(Protocol::LeaderboardV1, None).unwrap_err());
+    assert!(error.starts_with("task own: ") && error.contains("line 2: the context is white space alone"), "{error}");
+    assert_eq!(own.documents().len(), 2, "a tokenizer may put its BOS there");
 }
 
 #[test]
@@ -106,6 +162,8 @@ fn a_wrong_file_is_named_with_what_is_wrong_in_it() {
     assert!(error(whole(&format!("{HEAD}shots = 5\n"), index)).contains("shots_file"));
     assert!(error(whole(&format!("{HEAD}shots = 0\n"), "{ index = \"a\", number = \"b\" }")).contains("`gold`"));
     assert!(error(whole(&format!("{HEAD}shots = 0\n"), index).replace("{q}", "{q|loud}")).contains("loud"));
+    let open = error(whole(&format!("{HEAD}shots = 0\n"), index).replace("{q}", "Q: {q"));
+    assert!(open.contains("own.toml") && open.contains("`text`: `{q` in \"Q: {q\" is not closed"), "{open}");
     assert!(error(whole(&format!("{HEAD}shots = 0\n"), index).replace("multiple-choice", "choice")).contains("choice"));
     assert!(error("name = ".to_owned()).contains("line 1"));
 }

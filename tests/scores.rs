@@ -8,15 +8,16 @@
 
 use std::path::{Path, PathBuf};
 
-use fireval::engine::open::{Place, open};
+use fireval::engine::open::open;
 use fireval::engine::{Engine, Work};
 use fireval::memory::Memory;
-use fireval::model::home::Home;
+use fireval::model::home::{Held, Home, Stored};
 use fireval::model_id::ModelId;
 use fireval::progress::Progress;
 use fireval::protocol::Protocol;
 use fireval::request::Response;
 use fireval::task::{DataSource, Document, Task, known_tasks};
+use fireval::weights::Dtype;
 use serde_json::Value;
 
 fn variable(name: &str) -> Option<PathBuf> {
@@ -36,7 +37,8 @@ fn engine(path: &Path, home: Home) -> Box<dyn Engine> {
         quantization: None,
         engine: "test".to_owned(),
     };
-    open(Place { checkpoint: path, adapter: None, home }, &id, Memory::half_of_free()).unwrap()
+    let held = Held { dtype: Dtype::F32, nf4: false };
+    open(Stored { checkpoint: path, adapter: None, home, held, memory: Memory::half_of_free() }, &id).unwrap()
 }
 
 fn reference(folder: &Path, protocol: Protocol, task: &str) -> Vec<Value> {
@@ -92,12 +94,8 @@ fn smollm2_scores_as_the_harnesses_scored_it() {
             let lines = reference(&folder, protocol, &name);
             let documents = documents(&task, protocol, &data, &lines);
             let requests: Vec<_> = documents.iter().map(|document| &document.requests[..]).collect();
-            let work = Work {
-                documents: &requests,
-                special_tokens: protocol.special_tokens(),
-                sampling: None,
-                progress: Progress::hidden(),
-            };
+            let work =
+                Work { documents: &requests, protocol: Some(protocol), sampling: None, progress: Progress::hidden() };
             let (mut answered, mut worst) = (0, 0.0);
             let mut done = |index: usize, responses: Vec<Response>| {
                 let place = format!("{} {name}, reference line {index}", protocol.name());

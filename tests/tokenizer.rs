@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value as Meta;
-use fireval::tokenizer::Tokenizer;
-use fireval::weights::writer::Dtype;
+use fireval::tokenizer::{Decoding, Tokenizer};
+use fireval::weights::Dtype;
 use serde_json::{Value, json};
 use tiny::{dense_config, message, set, tokenizer_json, write_folder, write_gguf, write_json};
 
@@ -80,11 +80,11 @@ fn bos_is_added_as_transformers_adds_it() {
     let mut both = config("LlamaTokenizer", None);
     both["add_eos_token"] = json!(true);
     assert_eq!(encode(plain(), both, "ab"), [0, 42, 1]);
-    // Other classes keep theirs; one that lacks the BOS it is told to add gets it.
-    assert_eq!(encode(with_template(), config("PreTrainedTokenizerFast", None), "ab"), [0, 42]);
-    assert_eq!(encode(with_template(), config("PreTrainedTokenizerFast", Some(true)), "ab"), [0, 42]);
-    assert_eq!(encode(plain(), config("PreTrainedTokenizerFast", None), "ab"), [42]);
-    assert_eq!(encode(plain(), config("PreTrainedTokenizerFast", Some(true)), "ab"), [0, 42]);
+    // Other classes keep theirs, whatever they are told (tried with transformers 4.57 and 5.23).
+    for add_bos in [None, Some(true), Some(false)] {
+        assert_eq!(encode(with_template(), config("PreTrainedTokenizerFast", add_bos), "ab"), [0, 42]);
+        assert_eq!(encode(plain(), config("PreTrainedTokenizerFast", add_bos), "ab"), [42]);
+    }
     // Never a second one.
     assert_eq!(encode(with_template(), config("LlamaTokenizer", None), "<s>ab"), [0, 42]);
 }
@@ -99,7 +99,7 @@ fn a_saved_limit_or_padding_changes_no_text() {
 }
 
 #[test]
-fn the_end_is_what_is_stated_first() {
+fn the_ends_are_those_stated_first_and_the_tokenizer_s_own() {
     let files = |generation: Value, config: Value| {
         open(&[
             ("tokenizer.json", tokenizer_json()),
@@ -109,11 +109,24 @@ fn the_end_is_what_is_stated_first() {
         ])
     };
     assert_eq!(files(json!({"eos_token_id": [1, 2]}), json!({"eos_token_id": 3})).eos(), [1, 2]);
-    assert_eq!(files(json!({"eos_token_id": 2}), json!({"eos_token_id": 3})).eos(), [2]);
-    assert_eq!(files(json!({}), json!({"eos_token_id": 3})).eos(), [3]);
+    let other = files(json!({"eos_token_id": 2}), json!({"eos_token_id": 3}));
+    assert_eq!((other.eos(), other.eos_token(), other.eos_text()), (&[2, 1][..], Some(1), Some("</s>")));
+    assert_eq!(files(json!({}), json!({"eos_token_id": 3})).eos(), [3, 1]);
     assert_eq!(files(json!({"eos_token_id": null}), json!({})).eos(), [1]);
     let unnamed = open(&[("tokenizer.json", tokenizer_json()), ("config.json", json!({"eos_token_id": 1}))]);
     assert_eq!((unnamed.eos(), unnamed.eos_text(), unnamed.bos()), (&[1][..], Some("</s>"), None));
+    assert_eq!(unnamed.eos_token(), Some(1));
+}
+
+#[test]
+fn a_bos_that_the_tokenizer_denies_is_none() {
+    let of = |stated: Value| {
+        let config = ("config.json", json!({"bos_token_id": 0}));
+        let tokenizer = open(&[("tokenizer.json", tokenizer_json()), ("tokenizer_config.json", stated), config]);
+        (tokenizer.bos(), tokenizer.bos_text().map(str::to_owned))
+    };
+    assert_eq!(of(json!({"bos_token": null})), (None, None));
+    assert_eq!(of(json!({})), (Some(0), Some("<s>".to_owned())), "where it says nothing the model's config does");
 }
 
 #[test]
@@ -144,9 +157,19 @@ fn tokens_that_only_the_config_lists_are_whole() {
 
 #[test]
 fn spaces_before_punctuation_go_where_the_config_says_so() {
-    let ids = [4, 40, 41, 40, 3];
-    assert_eq!(with_config(json!({})).decode(&ids).unwrap(), "a . !");
-    assert_eq!(with_config(json!({"clean_up_tokenization_spaces": true})).decode(&ids).unwrap(), "a.!");
+    let decoded = |config: Value, as_transformers_4: bool| {
+        let decoding = Decoding { as_transformers_4, special_tokens: false };
+        with_config(config).decode_as(&[4, 40, 41, 40, 3], decoding).unwrap()
+    };
+    let stated = || json!({"clean_up_tokenization_spaces": true});
+    assert_eq!((decoded(json!({}), true), decoded(json!({}), false)), ("a . !".to_owned(), "a . !".to_owned()));
+    // This is byte-pair encoding, which transformers 5 leaves alone unless it is told so by a longer name.
+    assert_eq!((decoded(stated(), true), decoded(stated(), false)), ("a.!".to_owned(), "a . !".to_owned()));
+    let mut forced = stated();
+    forced["clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"] = json!(true);
+    assert_eq!(decoded(forced, false), "a.!");
+    let whole = Decoding { special_tokens: true, as_transformers_4: false };
+    assert_eq!(with_config(json!({})).decode_as(&[0, 4, 1], whole).unwrap(), "<s>a</s>");
 }
 
 #[test]
@@ -194,6 +217,8 @@ fn each_pre_tokenizer_of_a_gguf_cuts_its_own_way() {
     assert_eq!(encode("gpt-2", "ab1212"), [42, 44, 44]);
     let error = message(gguf(|metadata| set(metadata, "tokenizer.ggml.pre", text("tekken"))));
     assert!(error.contains("model.gguf: pre-tokenizer `tekken` is not known"), "{error}");
+    let error = message(gguf(|metadata| set(metadata, "tokenizer.ggml.pre", text("default"))));
+    assert!(error.contains("`tokenizer.ggml.pre` does not say"), "{error}");
 }
 
 #[test]

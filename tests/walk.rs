@@ -9,13 +9,12 @@ use fireval::engine::budget::Limits;
 use fireval::engine::local::LocalEngine;
 use fireval::engine::{Engine, Work};
 use fireval::memory::Memory;
-use fireval::model::candle::{CandleDecoder, LoadOptions, Numerics};
+use fireval::model::candle::{CandleDecoder, LoadOptions};
 use fireval::model::config::ModelConfig;
 use fireval::progress::Progress;
 use fireval::random::Random;
 use fireval::request::{Request, Response};
-use fireval::weights::Checkpoint;
-use fireval::weights::writer::Dtype;
+use fireval::weights::{Checkpoint, Dtype};
 use serde_json::{Value, json};
 
 fn engine(config: &Value) -> LocalEngine<CandleDecoder> {
@@ -26,8 +25,8 @@ fn engine(config: &Value) -> LocalEngine<CandleDecoder> {
 
 fn load(folder: &Path) -> LocalEngine<CandleDecoder> {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config").unwrap();
-    let options = LoadOptions { device: candle_core::Device::Cpu, numerics: Numerics::F32, nf4: false };
+    let config = ModelConfig::of(&checkpoint).unwrap();
+    let options = LoadOptions { device: candle_core::Device::Cpu, dtype: Dtype::F32, nf4: false };
     let decoder = CandleDecoder::load(&checkpoint, &config, &options).unwrap();
     invariance::engine(folder, decoder)
 }
@@ -129,7 +128,7 @@ fn a_budget_that_holds_nothing_says_what_is_needed() {
     engine.limits = Limits::of(Memory(1 << 20));
     let documents = documents(4);
     let asked: Vec<&[Request]> = documents.iter().map(Vec::as_slice).collect();
-    let work = Work { documents: &asked, special_tokens: false, sampling: None, progress: Progress::hidden() };
+    let work = Work { documents: &asked, protocol: None, sampling: None, progress: Progress::hidden() };
     let error = tiny::message(engine.answer(&work, &mut |_, _| Ok(())));
     assert!(error.contains("1 MiB") && error.contains("--memory"), "{error}");
 }

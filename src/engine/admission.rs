@@ -108,7 +108,7 @@ mod tests {
     fn prompts<'a>(count: usize, shared: u32, own: u32) -> impl Iterator<Item = Result<Prompt<'a>>> {
         (0..count).map(move |document| {
             let own = (0..own).map(|index| 1000 + 100 * document as u32 + index);
-            Ok(Prompt { document, ids: (0..shared).chain(own).collect(), stop: &[], max_tokens: 100 })
+            Ok(Prompt { document, ids: (0..shared).chain(own).collect(), stop: &[], max_tokens: 100, lost: 0 })
         })
     }
 

@@ -22,10 +22,11 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    pub fn new(work: &Work) -> Forecast {
+    /// `limit`: how many new tokens there may be where some were asked for.
+    pub fn new(work: &Work, limit: impl Fn(usize) -> usize) -> Forecast {
         let mut before = "";
         let fresh: Vec<u64> = work.documents.iter().map(|requests| fresh(requests, &mut before)).collect();
-        let reserved = work.documents.iter().copied().flatten().map(reserved).sum();
+        let reserved = work.documents.iter().copied().flatten().map(|request| reserved(request, &limit)).sum();
         let bytes_left = fresh.iter().sum();
         let progress = work.progress.clone();
         let forecast = Forecast { progress, fresh, bytes_left, bytes_read: 0, tokens_read: 0, reserved };
@@ -81,10 +82,10 @@ fn fresh<'a>(requests: &'a [Request], before: &mut &'a str) -> u64 {
     bytes as u64
 }
 
-fn reserved(request: &Request) -> u64 {
+fn reserved(request: &Request, limit: impl Fn(usize) -> usize) -> u64 {
     match request {
         Request::LogLikelihood { .. } => 0,
-        Request::Generate { max_tokens, .. } => *max_tokens as u64,
+        Request::Generate { max_tokens, .. } => limit(*max_tokens) as u64,
     }
 }
 
@@ -104,8 +105,8 @@ mod tests {
             vec![Request::Generate { context: "what?".into(), stop: Vec::new(), max_tokens: 10 }],
         ];
         let documents: Vec<&[Request]> = documents.iter().map(Vec::as_slice).collect();
-        let work = Work { documents: &documents, special_tokens: false, sampling: None, progress: Progress::hidden() };
-        let mut forecast = Forecast::new(&work);
+        let work = Work { documents: &documents, protocol: None, sampling: None, progress: Progress::hidden() };
+        let mut forecast = Forecast::new(&work, |asked| asked);
         assert_eq!(forecast.fresh, [14, 5, 5]);
         assert_eq!(work.progress.total(), 6 + 10, "24 bytes, a token each 4");
         forecast.read(0, 7);

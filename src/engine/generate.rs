@@ -3,35 +3,36 @@
 //!
 //! Where a model rotates long sequences otherwise, a document that becomes one is read again whole, as transformers drops
 //! its cache then.
-//!
-//! Looking for stop strings while generating only saves work: the final cut, at the earliest occurrence of any, decides
-//! (`protocol.md`, section 4.6).
 
 use anyhow::Result;
 
-use super::Done;
 use super::admission::Admission;
 use super::budget::Room;
+use super::ends::{Ends, Stop};
 use super::forecast::Forecast;
+use super::penalty::penalise;
 use super::prefixes::Prefixes;
 use super::sampling::Sampling;
 use super::tokens::Prompt;
 use super::trie::Laid;
+use super::{Done, Work};
 use crate::model::decoder::{Decoder, Pasts};
 use crate::model::packed::Packed;
 use crate::request::Response;
 use crate::tokenizer::Tokenizer;
 
-/// Tokens beside those of the longest stop string in which it is looked for: half letters, special tokens.
-const MARGIN: usize = 4;
+/// Rows of logits held at once (10 MB where the vocabulary has 150,000 tokens).
+const LOGIT_ROWS: usize = 16;
 
 /// Documents that decode together.
 pub struct Generation<'a, D: Decoder> {
     decoder: &'a D,
-    tokenizer: &'a Tokenizer,
     room: Room,
+    ends: Ends<'a>,
     /// The likeliest token is taken without it.
     sampling: Option<Sampling>,
+    /// What makes tokens less likely that stand in the text already, if the model's generation config says so.
+    penalty: Option<f32>,
     running: Vec<Running<'a>>,
     /// Of each running document.
     pasts: Vec<D::Past>,
@@ -40,12 +41,14 @@ pub struct Generation<'a, D: Decoder> {
 /// A document being generated.
 struct Running<'a> {
     prompt: Prompt<'a>,
+    stops: Vec<Stop>,
     tokens: Vec<u32>,
 }
 
 impl<'a, D: Decoder> Generation<'a, D> {
-    pub fn new(decoder: &'a D, tokenizer: &'a Tokenizer, room: Room, sampling: Option<Sampling>) -> Generation<'a, D> {
-        Generation { decoder, tokenizer, room, sampling, running: Vec::new(), pasts: Vec::new() }
+    pub fn new(decoder: &'a D, tokenizer: &'a Tokenizer, room: Room, work: &Work) -> Generation<'a, D> {
+        let (ends, penalty) = (Ends::new(tokenizer, work.protocol), tokenizer.repetition_penalty());
+        Generation { decoder, room, ends, sampling: work.sampling, penalty, running: Vec::new(), pasts: Vec::new() }
     }
 
     /// Answers all of `prompts`.
@@ -61,15 +64,16 @@ impl<'a, D: Decoder> Generation<'a, D> {
                     forecast.read(prompt.document, prefixes.insert(&prompt.ids));
                 }
                 forecast.generated(batch.len());
-                self.read(batch.into_iter().map(|prompt| Running { prompt, tokens: Vec::new() }).collect())?;
+                self.read(batch.into_iter().map(|prompt| Running::new(prompt, self.ends)).collect::<Result<_>>()?)?;
             }
             if self.running.is_empty() {
                 return Ok(());
             }
-            for Running { prompt, tokens } in self.take_ended()? {
+            for document in self.take_ended()? {
+                let text = self.ends.text(document.kept(), &document.stops)?;
+                let Running { prompt, tokens, .. } = document;
                 admission.release(&prompt);
                 forecast.spared(prompt.max_tokens - tokens.len());
-                let text = cut(&self.tokenizer.decode(&tokens)?, prompt.stop).to_owned();
                 done(prompt.document, vec![Response::Generate { text, tokens }])?;
             }
             forecast.generated(self.running.len());
@@ -80,7 +84,7 @@ impl<'a, D: Decoder> Generation<'a, D> {
     /// Reads documents so far as one trie and takes the next token of each. They run from then on.
     fn read(&mut self, documents: Vec<Running<'a>>) -> Result<()> {
         let ids: Vec<Vec<u32>> =
-            documents.iter().map(|Running { prompt, tokens }| [&prompt.ids[..], tokens].concat()).collect();
+            documents.iter().map(|Running { prompt, tokens, .. }| [&prompt.ids[..], tokens].concat()).collect();
         let laid = Laid::of(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>(), self.room.short_length);
         let mut pasts = Vec::with_capacity(documents.len());
         for Running { prompt, .. } in &documents {
@@ -136,18 +140,34 @@ impl<'a, D: Decoder> Generation<'a, D> {
 
     /// The token after each of `rows`, which are the last of `documents`.
     fn next(&self, hidden: &D::Hidden, rows: &[usize], documents: &[Running]) -> Result<Vec<u32>> {
-        let Some(sampling) = self.sampling else { return self.decoder.greedy(hidden, rows) };
-        let next = |(&row, document): (&usize, &Running)| {
-            sampling.next(self.decoder, hidden, row, &document.prompt.ids, document.tokens.len())
-        };
-        rows.iter().zip(documents).map(next).collect()
+        if self.sampling.is_none() && self.penalty.is_none() {
+            return self.decoder.greedy(hidden, rows);
+        }
+        let mut next = Vec::with_capacity(rows.len());
+        for (rows, documents) in rows.chunks(LOGIT_ROWS).zip(documents.chunks(LOGIT_ROWS)) {
+            let logits = self.decoder.logits(hidden, rows)?;
+            next.extend(logits.into_iter().zip(documents).map(|(logits, document)| self.choose(logits, document)));
+        }
+        Ok(next)
+    }
+
+    /// The next token of `document`, of which these are the logits.
+    fn choose(&self, mut logits: Vec<f32>, document: &Running) -> u32 {
+        let Running { prompt, tokens, .. } = document;
+        if let Some(penalty) = self.penalty {
+            penalise(&mut logits, prompt.ids.iter().chain(tokens).copied(), penalty);
+        }
+        match self.sampling {
+            Some(sampling) => sampling.next(&logits, &prompt.ids, tokens.len()),
+            None => likeliest(&logits),
+        }
     }
 
     /// Documents that need no further token; their pasts are freed.
     fn take_ended(&mut self) -> Result<Vec<Running<'a>>> {
         let mut ended = Vec::new();
         for index in (0..self.running.len()).rev() {
-            if self.running[index].has_ended(self.tokenizer)? {
+            if self.running[index].has_ended(self.ends)? {
                 self.pasts.swap_remove(index);
                 ended.push(self.running.swap_remove(index));
             }
@@ -156,41 +176,25 @@ impl<'a, D: Decoder> Generation<'a, D> {
     }
 }
 
-impl Running<'_> {
-    /// At an end of text, at its limit, or at a stop string.
-    fn has_ended(&self, tokenizer: &Tokenizer) -> Result<bool> {
-        let is_end = self.tokens.last().is_some_and(|token| tokenizer.eos().contains(token));
-        Ok(is_end || self.tokens.len() >= self.prompt.max_tokens || self.shows_stop(tokenizer)?)
+impl<'a> Running<'a> {
+    fn new(prompt: Prompt<'a>, ends: Ends) -> Result<Running<'a>> {
+        Ok(Running { stops: ends.stops(prompt.stop)?, prompt, tokens: Vec::new() })
     }
 
-    /// Whether a stop string appeared, looked for where the newest token could have completed one.
-    fn shows_stop(&self, tokenizer: &Tokenizer) -> Result<bool> {
-        let longest = self.prompt.stop.iter().map(String::len).max().unwrap_or(0); // a token is a byte or more
-        let tail = &self.tokens[self.tokens.len().saturating_sub(longest + MARGIN)..];
-        // Cut out of its text a tail may decode otherwise (without its first space), so the whole text confirms.
-        Ok(self.is_stop(&tokenizer.decode(tail)?) && self.is_stop(&tokenizer.decode(&self.tokens)?))
+    /// The new tokens that become text.
+    fn kept(&self) -> &[u32] {
+        &self.tokens[self.prompt.lost.min(self.tokens.len())..]
     }
 
-    fn is_stop(&self, text: &str) -> bool {
-        self.prompt.stop.iter().any(|stop| text.contains(stop.as_str()))
+    /// At its limit, where the harness sees an end, or where nothing more would change its text.
+    fn has_ended(&self, ends: Ends) -> Result<bool> {
+        Ok(self.tokens.len() >= self.prompt.max_tokens
+            || ends.is_seen(&self.tokens, &self.stops)?
+            || ends.is_settled(self.kept(), &self.stops)?)
     }
 }
 
-/// `text` up to the earliest occurrence of any stop string.
-fn cut<'a>(text: &'a str, stop: &[String]) -> &'a str {
-    let end = stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
-    &text[..end.unwrap_or(text.len())]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_is_cut_at_the_earliest_stop() {
-        let stop = ["Question:".to_owned(), ":".to_owned()];
-        assert_eq!(cut("a: Question: b", &stop), "a");
-        assert_eq!(cut("plain", &stop), "plain");
-        assert_eq!(cut(":", &stop), "");
-    }
+/// The token of the largest logit, the first of equals.
+fn likeliest(logits: &[f32]) -> u32 {
+    (1..logits.len()).fold(0, |best, token| if logits[token] > logits[best] { token } else { best }) as u32
 }

@@ -34,7 +34,7 @@ impl<D: Decoder> LocalEngine<D> {
 
     fn encoder(&self, work: &Work) -> Encoder<'_> {
         let max_length = self.decoder.config().max_position_embeddings;
-        Encoder { tokenizer: &self.tokenizer, special_tokens: work.special_tokens, max_length }
+        Encoder { tokenizer: &self.tokenizer, protocol: work.protocol, max_length }
     }
 }
 
@@ -44,17 +44,21 @@ impl<D: Decoder> Engine for LocalEngine<D> {
     }
 
     fn answer(&mut self, work: &Work, done: &mut Done) -> Result<()> {
-        let (encoder, mut forecast) = (self.encoder(work), Forecast::new(work));
+        let encoder = self.encoder(work);
+        let mut forecast = Forecast::new(work, |asked| encoder.limit(asked));
         let room = Room::beside(self.decoder.footprint(), self.decoder.held(), work, self.limits)?;
         let room = room.apart_after(self.decoder.config().short_length());
         let (scorings, generations) = work.kinds();
+        if !generations.is_empty() {
+            self.tokenizer.check_generation()?;
+        }
         let encode = |document: usize| Ok(Encoded { document, pairs: encoder.pairs(work.documents[document])? });
         let waves = Waves::new(Ahead::new(scorings.into_iter(), encode), room);
         self.score(waves, &mut forecast, done)?;
 
         let prompt = |document: usize| encoder.generation(document, work.documents[document]);
         let prompts = Ahead::new(generations.into_iter(), prompt);
-        Generation::new(&self.decoder, &self.tokenizer, room, work.sampling).run(prompts, &mut forecast, done)
+        Generation::new(&self.decoder, &self.tokenizer, room, work).run(prompts, &mut forecast, done)
     }
 }
 

@@ -5,10 +5,12 @@ mod admission;
 mod ahead;
 pub mod budget;
 pub mod cost;
+mod ends;
 mod forecast;
 mod generate;
 pub mod local;
 pub mod open;
+mod penalty;
 pub mod plan;
 mod prefixes;
 pub mod sampling;
@@ -22,14 +24,15 @@ use anyhow::Result;
 use self::sampling::Sampling;
 use crate::model_id::ModelId;
 use crate::progress::Progress;
+use crate::protocol::Protocol;
 use crate::request::{Request, Response};
 
 /// Everything one call has to answer.
 pub struct Work<'a> {
     /// The requests of each document, in evaluation order.
     pub documents: &'a [&'a [Request]],
-    /// Whether prompts carry the tokenizer's special tokens (see `Protocol::special_tokens`).
-    pub special_tokens: bool,
+    /// Whose rules tokens and ends of texts follow; without one prompts carry no special tokens but those they spell.
+    pub protocol: Option<Protocol>,
     /// How tokens are drawn; the likeliest is taken without it.
     pub sampling: Option<Sampling>,
     /// Counts tokens; the engine sets the total once it knows it.

@@ -1,8 +1,8 @@
-//! From files to an engine: checkpoint, adapter and tokenizer, put together as an identity says.
+//! From files to an engine, and how fast one layer of a model is.
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use half::bf16;
 
 use super::budget::Limits;
@@ -10,41 +10,32 @@ use super::local::LocalEngine;
 use super::{Engine, cost};
 use crate::kernel::Element;
 use crate::memory::Memory;
-use crate::model::adapter::{Adapter, peft};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Footprint};
 use crate::model::device::Card;
-use crate::model::home::{self, Held, Home, candle, cpu, on_card};
+use crate::model::home::{DecoderUser, Held, Home, Stored, candle, cpu, on_card, wave_reserve};
 use crate::model::names;
 use crate::model_id::ModelId;
 use crate::tokenizer::Tokenizer;
-use crate::weights::Checkpoint;
-use crate::weights::writer::Dtype;
+use crate::weights::{Checkpoint, Dtype};
 
-/// A model on disk, and where it is to run.
-#[derive(Clone, Copy)]
-pub struct Place<'a> {
-    /// A folder or a GGUF file.
-    pub checkpoint: &'a Path,
-    /// The folder of an adapter.
-    pub adapter: Option<&'a Path>,
-    pub home: Home,
+/// Loads a model, which `id` identifies.
+pub fn open(stored: Stored, id: &ModelId) -> Result<Box<dyn Engine>> {
+    stored.open(MakeEngine { stored, id })
 }
 
-/// Loads the model of `place`, numbers as `id` says, to run within `memory`.
-pub fn open(place: Place, id: &ModelId, memory: Memory) -> Result<Box<dyn Engine>> {
-    let mut checkpoint = Checkpoint::open(place.checkpoint)?;
-    let (config, adapter) = match place.adapter {
-        Some(folder) => peft::lay_over(folder, &mut checkpoint)?,
-        None => (ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?, Adapter::default()),
-    };
-    let held = Held { dtype: Dtype::parse(&id.dtype)?, nf4: id.quantization.is_some() };
-    let made = Made { place, id, memory: place.home.memory(memory), adapter: &adapter };
-    match (place.home, held.dtype) {
-        (Home::Cpu, Dtype::BF16) => made.engine(cpu::<bf16>(checkpoint, &config, held, memory)?),
-        (Home::Cpu, Dtype::F32 | Dtype::F16) => made.engine(cpu::<f32>(checkpoint, &config, held, memory)?),
-        (Home::Candle, _) => made.engine(candle(&checkpoint, &config, held)?),
-        (Home::Card(card), _) => made.engine(on_card(card, &checkpoint, &config, held, home::wave_reserve(&config))?),
+struct MakeEngine<'a> {
+    stored: Stored<'a>,
+    id: &'a ModelId,
+}
+
+impl DecoderUser for MakeEngine<'_> {
+    type Output = Box<dyn Engine>;
+
+    fn take<D: Decoder + 'static>(self, decoder: D) -> Result<Box<dyn Engine>> {
+        let Stored { checkpoint, home, memory, .. } = self.stored;
+        let (tokenizer, limits) = (Tokenizer::open(checkpoint)?, Limits::of(home.memory(memory)));
+        Ok(Box::new(LocalEngine::new(self.id.clone(), decoder, tokenizer, limits)))
     }
 }
 
@@ -57,13 +48,14 @@ pub struct Probe {
     pub footprint: Footprint,
 }
 
-/// Times one layer of the model of `place`, without loading the others.
-pub fn probe(place: Place, held: Held, memory: Memory) -> Result<Probe> {
-    let checkpoint = Checkpoint::open(place.checkpoint)?;
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
-    match (place.home, held.dtype) {
-        (Home::Cpu, Dtype::BF16) => probe_cpu::<bf16>(place.checkpoint, &config, held, memory),
-        (Home::Cpu, Dtype::F32 | Dtype::F16) => probe_cpu::<f32>(place.checkpoint, &config, held, memory),
+/// Times one layer of a model, without loading the others and without its adapter.
+pub fn probe(stored: Stored) -> Result<Probe> {
+    let Stored { checkpoint: path, home, held, memory, .. } = stored;
+    let checkpoint = Checkpoint::open(path)?;
+    let config = ModelConfig::of(&checkpoint)?;
+    match (home, held.dtype) {
+        (Home::Cpu, Dtype::BF16) => probe_cpu::<bf16>(path, &config, held, memory),
+        (Home::Cpu, Dtype::F32 | Dtype::F16) => probe_cpu::<f32>(path, &config, held, memory),
         (Home::Candle, _) => probe_layer(&config, |config| candle(&checkpoint, config, held)),
         (Home::Card(card), _) => probe_card(card, &checkpoint, &config, held),
     }
@@ -79,7 +71,7 @@ fn probe_cpu<E: Element>(path: &Path, config: &ModelConfig, held: Held, memory: 
 }
 
 fn probe_card(card: Card, checkpoint: &Checkpoint, config: &ModelConfig, held: Held) -> Result<Probe> {
-    let reserve = home::wave_reserve(config);
+    let reserve = wave_reserve(config);
     let mut probe = probe_layer(config, |config| on_card(card, checkpoint, config, held, reserve))?;
     // What does not fit will wait elsewhere.
     probe.footprint.fixed = probe.footprint.fixed.min(card.memory.0.saturating_sub(reserve) as usize);
@@ -101,22 +93,4 @@ fn probe_layer<D: Decoder>(config: &ModelConfig, load: impl Fn(&ModelConfig) -> 
         per_past_token: config.num_hidden_layers * one.per_past_token,
     };
     Ok(Probe { speed: cost::speed(&decoder)?, footprint })
-}
-
-/// What an engine is made of besides its decoder.
-struct Made<'a> {
-    place: Place<'a>,
-    id: &'a ModelId,
-    memory: Memory,
-    adapter: &'a Adapter,
-}
-
-impl Made<'_> {
-    fn engine<D: Decoder + 'static>(&self, mut decoder: D) -> Result<Box<dyn Engine>> {
-        if let Some(folder) = self.place.adapter {
-            decoder.set_adapter(self.adapter).with_context(|| format!("the adapter in {}", folder.display()))?;
-        }
-        let tokenizer = Tokenizer::open(self.place.checkpoint)?;
-        Ok(Box::new(LocalEngine::new(self.id.clone(), decoder, tokenizer, Limits::of(self.memory))))
-    }
 }

@@ -69,6 +69,9 @@ impl Planner<'_> {
     /// counts with the first.
     pub fn count(&self, work: &Work, task_of: &[usize], tasks: usize) -> Result<Vec<Plan>> {
         let (scorings, generations) = work.kinds();
+        if !generations.is_empty() {
+            self.encoder.tokenizer.check_generation()?;
+        }
         let mut plans = vec![Plan::default(); tasks];
         let mut seen = Prefixes::new(self.room.short_length);
         for documents in [scorings, generations] {
@@ -109,10 +112,11 @@ impl Planner<'_> {
         let mut plan = Plan { documents: 1, requests: requests.len(), computed_tokens: placed.adds, ..Plan::default() };
         for (request, pair) in requests.iter().zip(pairs) {
             if let Request::Generate { max_tokens, .. } = request {
+                let limit = self.encoder.limit(*max_tokens);
                 plan.prompts += 1;
-                plan.most_new_tokens += max_tokens;
-                plan.longest_generation = plan.longest_generation.max(pair.fed().len() + max_tokens);
-                plan.operations += self.cost.generation(pair.fed().len(), *max_tokens);
+                plan.most_new_tokens += limit;
+                plan.longest_generation = plan.longest_generation.max(pair.fed().len() + limit);
+                plan.operations += self.cost.generation(pair.fed().len(), limit);
             }
         }
         plan.harness_tokens = harness_tokens(self.protocol, pairs);
@@ -121,8 +125,8 @@ impl Planner<'_> {
     }
 }
 
-/// Tokens that the harness computes for one document's requests (`protocol.md`, section 5, 8): each whole, the last token
-/// aside; leaderboard-v1 answers equal requests once, lm-eval those that differ in their last token only.
+/// Tokens that the harness computes for one document's requests (`tasks/protocol.md`, sections 5 and 8): each whole, the
+/// last token aside; leaderboard-v1 answers equal requests once, lm-eval those that differ in their last token only.
 fn harness_tokens(protocol: Protocol, pairs: &[Pair]) -> usize {
     let answered_alike: fn(&Pair) -> &[u32] = match protocol {
         Protocol::LeaderboardV1 => Pair::ids,

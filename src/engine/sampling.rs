@@ -6,10 +6,8 @@
 
 use std::cmp::Ordering;
 
-use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::model::decoder::{Decoder, Wanted};
 use crate::random::Random;
 
 /// How tokens are drawn.
@@ -24,19 +22,10 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// The token after `row`, the `place`th of an answer to the tokens `prompt`.
-    pub fn next<D: Decoder>(
-        &self,
-        decoder: &D,
-        hidden: &D::Hidden,
-        row: usize,
-        prompt: &[u32],
-        place: usize,
-    ) -> Result<u32> {
-        let wanted: Vec<Wanted> = (0..decoder.config().vocab_size as u32).map(|token| Wanted { row, token }).collect();
-        let scores = decoder.score(hidden, &wanted)?;
-        let log_probabilities: Vec<f64> = scores.iter().map(|score| score.log_probability).collect();
-        Ok(self.draw(&log_probabilities, self.uniform(prompt, place)))
+    /// A token by these logits, the `place`th of an answer to the tokens `prompt`.
+    pub fn next(&self, logits: &[f32], prompt: &[u32], place: usize) -> u32 {
+        let logits: Vec<f64> = logits.iter().copied().map(f64::from).collect();
+        self.draw(&logits, self.uniform(prompt, place))
     }
 
     /// In [0, 1).
@@ -47,10 +36,10 @@ impl Sampling {
 
     /// The token that `uniform` falls on, where the kept ones share [0, 1) by their probabilities, the likeliest first and
     /// of equals the first.
-    fn draw(&self, log_probabilities: &[f64], uniform: f64) -> u32 {
-        let peak = log_probabilities.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weight = |log_probability: &f64| ((log_probability - peak) / self.temperature).exp();
-        let mut tokens: Vec<(f64, u32)> = log_probabilities.iter().map(weight).zip(0..).collect();
+    fn draw(&self, logits: &[f64], uniform: f64) -> u32 {
+        let peak = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weight = |logit: &f64| ((logit - peak) / self.temperature).exp();
+        let mut tokens: Vec<(f64, u32)> = logits.iter().map(weight).zip(0..).collect();
         tokens.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1)));
         let all: f64 = tokens.iter().map(|(weight, _)| weight).sum();
         let (mut kept, mut sum) = (0, 0.0);

@@ -137,7 +137,7 @@ mod tests {
         let (choices, text) = ([ask(" 4"), ask(" 5")], [generate]);
         let documents = [&choices[..], &text[..]];
         let mut answers = Vec::new();
-        let work = Work { documents: &documents, special_tokens: false, sampling: None, progress: Progress::hidden() };
+        let work = Work { documents: &documents, protocol: None, sampling: None, progress: Progress::hidden() };
         ScriptedEngine::new(name)?.answer(&work, &mut |_, responses| {
             answers.push(responses);
             Ok(())

@@ -1,5 +1,5 @@
 //! From a request's strings to the tokens a model sees: where the context ends, what is cut, what is scored.
-//! `protocol.md`, section 5; lm-evaluation-harness, `lm_eval/api/model.py` (`_encode_pair`) and `models/huggingface.py`.
+//! `tasks/protocol.md`, section 5; lm-evaluation-harness, `lm_eval/api/model.py` (`_encode_pair`) and `models/huggingface.py`.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::protocol::Protocol;
 use crate::python;
 use crate::request::Request;
 use crate::tokenizer::Tokenizer;
@@ -61,6 +62,8 @@ pub struct Prompt<'a> {
     pub ids: Vec<u32>,
     pub stop: &'a [String],
     pub max_tokens: usize,
+    /// How many of the first new tokens do not count.
+    pub lost: usize,
 }
 
 impl Prompt<'_> {
@@ -73,7 +76,8 @@ impl Prompt<'_> {
 /// Encodes requests for one model; the contexts of one document's requests are encoded once.
 pub struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
-    pub special_tokens: bool,
+    /// Without one no special tokens are added.
+    pub protocol: Option<Protocol>,
     /// The model's `max_position_embeddings`.
     pub max_length: usize,
 }
@@ -105,16 +109,20 @@ impl Encoder<'_> {
         }
         // Trailing whitespace belongs to the continuation: a tokenizer would merge it with what follows.
         let stripped = python::rstrip(context);
-        let whole = self.tokenizer.encode(&format!("{context}{continuation}"), self.special_tokens)?;
-        let context = match contexts.entry(stripped) {
+        let whole = self.tokenizer.encode(&format!("{context}{continuation}"), self.special_tokens())?;
+        let before = match contexts.entry(stripped) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(self.tokenizer.encode(stripped, self.special_tokens)?),
+            Entry::Vacant(new) => new.insert(self.tokenizer.encode(stripped, self.special_tokens())?),
         };
+        ensure!(
+            !before.is_empty(),
+            "the context {context:?} has no token after which its continuation could be scored"
+        );
         // Cut by count, not by comparing tokens: where the boundary tokenises differently the harness does not care.
-        let Some(scored) = whole.get(context.len()..).filter(|scored| !scored.is_empty()) else {
+        let Some(scored) = whole.get(before.len()..).filter(|scored| !scored.is_empty()) else {
             bail!("the continuation {continuation:?} adds no token to its context");
         };
-        self.cut(Pair::new(context, scored))
+        self.cut(Pair::new(before, scored))
     }
 
     /// Cut from the left to `max_length + 1` tokens, the last of which is scored but never fed.
@@ -134,26 +142,47 @@ impl Encoder<'_> {
         let [Request::Generate { context, stop, max_tokens }] = requests else {
             bail!("a document asks for more than one generation");
         };
-        let ids = self.prompt(context, *max_tokens)?;
-        Ok(Prompt { document, ids, stop, max_tokens: *max_tokens })
+        let (ids, cut) = self.cut_prompt(context, *max_tokens)?;
+        let lost = match self.protocol {
+            // The harness takes what follows the prompt's length before it was cut.
+            Some(Protocol::LeaderboardV1) => cut,
+            Some(Protocol::LmEvalLatest | Protocol::LmEvalLatestOpenllm) | None => 0,
+        };
+        let max_tokens = self.limit(*max_tokens).min(self.max_length - ids.len());
+        Ok(Prompt { document, ids, stop, max_tokens, lost })
+    }
+
+    /// How many new tokens a text may have of which `asked` were asked for.
+    pub fn limit(&self, asked: usize) -> usize {
+        self.tokenizer.limit(self.protocol, asked)
     }
 
     /// The prompt of a generation, cut from the left so that `max_tokens` more fit.
     pub fn prompt(&self, context: &str, max_tokens: usize) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(context, self.special_tokens)?;
+        Ok(self.cut_prompt(context, max_tokens)?.0)
+    }
+
+    /// And how many tokens were cut.
+    fn cut_prompt(&self, context: &str, max_tokens: usize) -> Result<(Vec<u32>, usize)> {
+        let mut ids = self.tokenizer.encode(context, self.special_tokens())?;
         let room = self.max_length.checked_sub(max_tokens).filter(|&room| room > 0);
         let room = room.with_context(|| {
             format!("the model's {} positions leave no room for {max_tokens} new tokens", self.max_length)
         })?;
-        ids.drain(..ids.len().saturating_sub(room));
+        let cut = ids.len().saturating_sub(room);
+        ids.drain(..cut);
         if ids.is_empty() {
             ids.push(self.empty_context()?);
         }
-        Ok(ids)
+        Ok((ids, cut))
     }
 
     fn empty_context(&self) -> Result<u32> {
-        let bos = self.tokenizer.bos().filter(|_| self.special_tokens);
-        bos.or(self.tokenizer.eos().first().copied()).context("the tokenizer has neither a BOS nor an EOS token")
+        let bos = self.tokenizer.bos().filter(|_| self.special_tokens());
+        bos.or(self.tokenizer.eos_token()).context("the tokenizer has neither a BOS nor an EOS token")
+    }
+
+    fn special_tokens(&self) -> bool {
+        self.protocol.is_some_and(Protocol::special_tokens)
     }
 }

@@ -87,7 +87,7 @@ pub fn answer(
     let requests: Vec<[Request; 1]> = prompts.iter().map(request).collect::<Result<_>>()?;
     let documents: Vec<&[Request]> = requests.iter().map(|requests| &requests[..]).collect();
     // The template writes the special tokens that it wants.
-    let work = Work { documents: &documents, special_tokens: false, sampling, progress: progress.clone() };
+    let work = Work { documents: &documents, protocol: None, sampling, progress: progress.clone() };
     let mut answers: Vec<Option<Answer>> = vec![None; prompts.len()];
     engine.answer(&work, &mut |index, responses| {
         if let [Response::Generate { text, tokens }] = &responses[..] {

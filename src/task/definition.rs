@@ -284,7 +284,7 @@ impl WirePrompt {
     fn check(self) -> Result<Prompt> {
         Ok(match self {
             WirePrompt::MultipleChoice { text, clean, choices, choices_field, gold } => Prompt::MultipleChoice {
-                text: Template::parse(&text)?,
+                text: Template::parse(&text).context("`text`")?,
                 clean,
                 choices: match (choices, choices_field) {
                     (Some(fixed), None) if fixed.len() > 1 => ChoiceList::Fixed(fixed),
@@ -294,7 +294,7 @@ impl WirePrompt {
                 gold: gold.check()?,
             },
             WirePrompt::MultipleTrue { text, single, several } => Prompt::MultipleTrue {
-                text: Template::parse(&text)?,
+                text: Template::parse(&text).context("`text`")?,
                 single: single.check()?,
                 several: several.check()?,
             },
@@ -315,7 +315,11 @@ impl WirePrompt {
                     filters: filters.into_iter().map(WireFilter::check).collect::<Result<_>>()?,
                     ignore: ignore.iter().map(|text| expression(text)).collect::<Result<_>>()?,
                 };
-                Prompt::Generation { text: Template::parse(&text)?, target: Template::parse(&target)?, generation }
+                Prompt::Generation {
+                    text: Template::parse(&text).context("`text`")?,
+                    target: Template::parse(&target).context("`target`")?,
+                    generation,
+                }
             }
         })
     }

@@ -1,5 +1,5 @@
 //! Documents in the order a protocol asks them, with their few-shot examples in place and their requests made.
-//! `protocol.md`, sections 2, 3, 5 of 3, and 7.
+//! `tasks/protocol.md`, sections 2, 3, 5 of 3, and 7.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::source::{DataFile, DataSource};
 use crate::chat::{ChatTemplate, Message, Role};
 use crate::digest::sha256_hex;
 use crate::protocol::Protocol;
-use crate::python::Random;
+use crate::python::{self, Random};
 use crate::request::Request;
 use crate::rows::{Row, Rows};
 
@@ -181,6 +181,7 @@ impl Asked<'_> {
         let shots = self.shots.next(&part.subtask, self.protocol, random)?;
         let preamble = Preamble { description: self.description(&row).with_context(place)?, shots };
         let requests = self.requests(&item, &preamble).with_context(place)?;
+        self.check(&requests).with_context(place)?;
         Ok(Document { subtask: part.subtask.clone(), row: index, digest: digest(&requests), requests, item })
     }
 
@@ -209,6 +210,20 @@ impl Asked<'_> {
             }
             Item::Text { question, .. } => vec![self.generate(self.context(preamble, question)?)],
         })
+    }
+
+    /// White space at the end of a context is scored with what follows it; without special tokens a context of nothing
+    /// else leaves no token to score that after, and the harness stops.
+    fn check(&self, requests: &[Request]) -> Result<()> {
+        let is_blank = |context: &str| !context.is_empty() && python::strip(context).is_empty();
+        let is_unscorable =
+            |request: &Request| matches!(request, Request::LogLikelihood { context, .. } if is_blank(context));
+        ensure!(
+            self.protocol.special_tokens() || !requests.iter().any(is_unscorable),
+            "the context is white space alone, after which {} scores nothing; give the row a text, or leave it out",
+            self.protocol.name()
+        );
+        Ok(())
     }
 
     fn generate(&self, context: String) -> Request {
@@ -242,7 +257,11 @@ impl Asked<'_> {
             messages.push(message(Role::Assistant, shot.target()?));
         }
         messages.push(message(Role::User, question));
-        chat.render(&messages, true)
+        // A template that refuses a system message gets none, as in lm-eval (`models/huggingface.py`, `apply_chat_template`).
+        chat.render(&messages, true).or_else(|_| {
+            messages.retain(|message| message.role != Role::System);
+            chat.render(&messages, true)
+        })
     }
 }
 

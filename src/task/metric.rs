@@ -1,4 +1,4 @@
-//! From a document's responses to its metrics. `protocol.md`, section 4.
+//! From a document's responses to its metrics. `tasks/protocol.md`, section 4.
 
 use std::collections::BTreeMap;
 
@@ -44,6 +44,28 @@ pub fn score(task: &Definition, protocol: Protocol, document: &Document, respons
         output,
         metrics,
     })
+}
+
+/// The metrics that [`score`] gives, and with them the means over groups.
+pub fn names(task: &Definition, protocol: Protocol) -> Vec<String> {
+    let is_v1 = match protocol {
+        Protocol::LeaderboardV1 => true,
+        Protocol::LmEvalLatest | Protocol::LmEvalLatestOpenllm => false,
+    };
+    let fixed = |names: &[&str]| -> Vec<String> { names.iter().map(|&name| name.to_owned()).collect() };
+    let mut names = match &task.prompt {
+        Prompt::MultipleChoice { .. } => fixed(&["acc", "acc_norm"]),
+        Prompt::MultipleTrue { .. } if is_v1 => fixed(&["mc1", "mc2"]),
+        Prompt::MultipleTrue { .. } => fixed(&["mc2", "acc"]),
+        Prompt::PartialContext { .. } => fixed(&["acc"]),
+        Prompt::Generation { .. } if is_v1 => fixed(&["acc"]),
+        Prompt::Generation { generation, .. } => generation.filters.iter().map(Filter::metric).collect(),
+    };
+    let whole = names.clone();
+    for group in task.groups.iter().filter(|_| !is_v1) {
+        names.extend(whole.iter().map(|name| format!("{name},{}", group.name)));
+    }
+    names
 }
 
 fn metrics<const N: usize>(values: [(&str, f64); N]) -> Metrics {
@@ -131,7 +153,7 @@ fn text_metrics(task: &Definition, protocol: Protocol, output: &str, target: &st
         Protocol::LmEvalLatest | Protocol::LmEvalLatestOpenllm => {
             let score = |filter: &Filter| {
                 let found = filter.answer_or_invalid(output);
-                (format!("exact_match,{}", filter.name), is(generation.alike(&found, target)))
+                (filter.metric(), is(generation.alike(&found, target)))
             };
             generation.filters.iter().map(score).collect()
         }
@@ -139,6 +161,11 @@ fn text_metrics(task: &Definition, protocol: Protocol, output: &str, target: &st
 }
 
 impl Filter {
+    /// What lm-eval calls the share of its answers that are right.
+    fn metric(&self) -> String {
+        format!("exact_match,{}", self.name)
+    }
+
     /// The answer in `text`, or what the harness puts for none.
     pub fn answer_or_invalid(&self, text: &str) -> String {
         self.answer(text).unwrap_or_else(|| INVALID.to_owned())

@@ -68,7 +68,7 @@ pub struct Document {
     pub subtask: String,
     /// Row in the official split (of the subtask), from 0.
     pub row: usize,
-    /// sha256 of the requests, as `protocol.md` section 9 computes it.
+    /// sha256 of the requests, as `tasks/protocol.md` section 9 computes it.
     pub digest: String,
     pub requests: Vec<Request>,
     item: Item,
@@ -176,8 +176,23 @@ impl Task {
         chat: Option<&ChatTemplate>,
     ) -> Result<Vec<Document>> {
         ensure!(limit != Some(0), "a limit of 0 documents leaves nothing to score");
+        self.check_metric(protocol)?;
         document::documents(&self.definition, self.subject.as_deref(), protocol, data, limit, chat)
             .with_context(|| format!("task {}", self.name))
+    }
+
+    /// An error if what the protocol reports is not among what its documents score.
+    fn check_metric(&self, protocol: Protocol) -> Result<()> {
+        let (metric, known) = (self.metric(protocol), metric::names(&self.definition, protocol));
+        ensure!(
+            known.iter().any(|name| name == metric),
+            "task {}: no metric `{metric}` under {} (known: {}); mend `metric` in the task file, or `metric_latest`, which \
+             stands before it under the lm-eval protocols",
+            self.name,
+            protocol.name(),
+            known.join(", ")
+        );
+        Ok(())
     }
 
     /// What the documents say, without prompts and examples; of the bundled slice, those that are in it.

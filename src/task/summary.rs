@@ -1,4 +1,4 @@
-//! From documents' scores to a task's estimates. `protocol.md`, section 6.
+//! From documents' scores to a task's estimates. `tasks/protocol.md`, section 6.
 
 use std::collections::BTreeMap;
 

@@ -43,9 +43,8 @@ impl Template {
             match c {
                 '{' | '}' if characters.next_if_eq(&c).is_some() => plain.push(c),
                 '{' => {
-                    let place: String = characters.by_ref().take_while(|&c| c != '}').collect();
                     pieces.push(Piece::Text(std::mem::take(&mut plain)));
-                    pieces.push(place_of(&place)?);
+                    pieces.push(place_of(&place_text(&mut characters, text)?)?);
                 }
                 '}' => bail!("a lone `}}` in {text:?} (write `}}}}` for the character itself)"),
                 c => plain.push(c),
@@ -74,6 +73,18 @@ impl Template {
             Piece::Place { field, treatment } => Some(field.text(row).map(|text| treatment.apply(&text))),
         };
         self.0.iter().filter_map(filled).collect()
+    }
+}
+
+/// What stands before the brace that closes a place; `text` is the whole template.
+fn place_text(characters: &mut impl Iterator<Item = char>, text: &str) -> Result<String> {
+    let mut place = String::new();
+    loop {
+        match characters.next() {
+            Some('}') => return Ok(place),
+            Some(c) => place.push(c),
+            None => bail!("`{{{place}` in {text:?} is not closed (write `{{{{` for the brace itself)"),
+        }
     }
 }
 
@@ -190,6 +201,9 @@ mod tests {
         assert!(error("{answer}").contains("`answer`") && error("{answer}").contains("q, n, c"));
         assert!(error("{q|upper}").contains("`upper`"));
         assert!(error("a } b").contains('}'));
+        for open in ["Q: {q", "Q: {q|strip", "Q: {"] {
+            assert!(error(open).contains("is not closed"), "{}", error(open));
+        }
         assert!(error("{c}").contains("not text"));
         assert!(error("{c.text.7}").contains("c.text.7"));
     }

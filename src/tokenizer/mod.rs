@@ -4,6 +4,7 @@
 //! and for a GGUF they are written from its metadata ([`gguf`]). One reader makes the tokenizer out of them
 //! ([`settings`]), and saving a tokenizer writes exactly these files.
 
+mod generation;
 mod gguf;
 mod settings;
 
@@ -15,7 +16,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
+use self::generation::Generation;
 use crate::digest::sha256_hex;
+use crate::protocol::Protocol;
 
 /// The files that belong to a tokenizer, and so are kept when a model is saved.
 const FILES: [&str; 8] = [
@@ -35,17 +38,37 @@ pub struct Tokenizer {
     shared: Arc<Shared>,
 }
 
+/// How tokens become text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Decoding {
+    /// Special tokens are text, too.
+    pub special_tokens: bool,
+    /// Spaces before punctuation are dropped where transformers 4 drops them, instead of where 5 does.
+    pub as_transformers_4: bool,
+}
+
 struct Shared {
     place: String,
     inner: tokenizers::Tokenizer,
     bos: Option<(u32, String)>,
+    /// The token of `eos_text`.
+    eos_token: Option<u32>,
     eos: Vec<u32>,
     eos_text: Option<String>,
     chat_template: Option<String>,
-    /// `clean_up_tokenization_spaces`: drop the spaces before punctuation when decoding.
-    clean_up_spaces: bool,
+    generation: Generation,
+    clean_up: CleanUp,
     digest: String,
     files: Files,
+}
+
+/// Whose `clean_up_tokenization_spaces` drops the spaces before punctuation when decoding.
+#[derive(Clone, Copy, Debug)]
+enum CleanUp {
+    Never,
+    Transformers4,
+    /// That of transformers 5, too.
+    Always,
 }
 
 /// The contents of the files of [`FILES`] that are there.
@@ -71,18 +94,24 @@ impl Tokenizer {
             .map_err(|error| anyhow!("{place}: tokenizer.json does not describe a tokenizer: {error}"))?;
         let bos_text = settings.bos_text.or_else(|| inner.id_to_token(settings.bos_id?));
         let bos = bos_text.and_then(|text| inner.token_to_id(&text).map(|id| (id, text)));
-        let stated_eos = settings.eos_text.as_deref().and_then(|text| inner.token_to_id(text));
-        let eos = if settings.eos_ids.is_empty() { stated_eos.into_iter().collect() } else { settings.eos_ids };
-        let eos_text = settings.eos_text.or_else(|| inner.id_to_token(*eos.first()?));
+        let own_eos = settings.eos_text.as_deref().and_then(|text| inner.token_to_id(text));
+        let mut eos = settings.eos_ids;
+        let eos_token = own_eos.or(eos.first().copied());
+        if let Some(token) = own_eos.filter(|token| !eos.contains(token)) {
+            eos.push(token);
+        }
+        let eos_text = settings.eos_text.or_else(|| inner.id_to_token(eos_token?));
         let digest = sha256_hex(&[&text, &b"\0"[..], format!("{bos:?}").as_bytes()].concat());
         let shared = Shared {
             place: place.to_owned(),
             inner,
             bos,
+            eos_token,
             eos,
             eos_text,
             chat_template: settings.chat_template,
-            clean_up_spaces: settings.clean_up_spaces,
+            generation: settings.generation,
+            clean_up: settings.clean_up,
             digest,
             files,
         };
@@ -107,8 +136,19 @@ impl Tokenizer {
 
     /// Text of `ids`, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let text = self.shared.inner.decode(ids, true).map_err(|error| self.failed("tokens do not decode", &*error))?;
-        Ok(if self.shared.clean_up_spaces { clean_up_spaces(&text) } else { text })
+        self.decode_as(ids, Decoding::default())
+    }
+
+    /// Text of `ids`.
+    pub fn decode_as(&self, ids: &[u32], decoding: Decoding) -> Result<String> {
+        let text = self.shared.inner.decode(ids, !decoding.special_tokens);
+        let text = text.map_err(|error| self.failed("tokens do not decode", &*error))?;
+        let is_cleaned = match self.shared.clean_up {
+            CleanUp::Never => false,
+            CleanUp::Transformers4 => decoding.as_transformers_4,
+            CleanUp::Always => true,
+        };
+        Ok(if is_cleaned { clean_up_spaces(&text) } else { text })
     }
 
     fn failed(&self, what: &str, error: &dyn std::error::Error) -> anyhow::Error {
@@ -129,9 +169,15 @@ impl Tokenizer {
         self.shared.bos.as_ref().map(|(id, _)| *id)
     }
 
-    /// Tokens that end a text: of the generation config, the config and the tokenizer, the first that is stated.
+    /// Tokens that end a text: those of the generation config, or where it states none of the config, and the tokenizer's
+    /// own end of text.
     pub fn eos(&self) -> &[u32] {
         &self.shared.eos
+    }
+
+    /// The tokenizer's own end of text; the first that is stated elsewhere where it names none.
+    pub fn eos_token(&self) -> Option<u32> {
+        self.shared.eos_token
     }
 
     /// The end-of-text token's string, for templates (`{{ eos_token }}`).
@@ -146,6 +192,22 @@ impl Tokenizer {
     /// The Jinja chat template, if the model has one.
     pub fn chat_template(&self) -> Option<&str> {
         self.shared.chat_template.as_deref()
+    }
+
+    /// What the model's generation config divides the logits of tokens by that stand in the text already (those below 0 are
+    /// multiplied by it); none where that changes nothing.
+    pub fn repetition_penalty(&self) -> Option<f32> {
+        self.shared.generation.repetition_penalty
+    }
+
+    /// How many new tokens a text may have of which `asked` were asked for: a model's own limit may go before that.
+    pub fn limit(&self, protocol: Option<Protocol>, asked: usize) -> usize {
+        self.shared.generation.limit(protocol, asked)
+    }
+
+    /// An error if the model's generation config asks for more than is followed here.
+    pub fn check_generation(&self) -> Result<()> {
+        self.shared.generation.check().with_context(|| self.shared.place.clone())
     }
 
     /// sha256 over everything that decides how text becomes tokens.

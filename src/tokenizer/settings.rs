@@ -1,13 +1,14 @@
 //! What the files of a tokenizer say, brought into one place: the final `tokenizer.json`, special tokens, template.
 //!
 //! transformers changes a fast tokenizer while loading it, and what it changes decides token ids: Llama's class
-//! rebuilds the post-processor from `add_bos_token` and `add_eos_token`, and tokens that only
-//! `tokenizer_config.json` lists are added. The same is done here, on the JSON.
+//! rebuilds the post-processor from `add_bos_token` and `add_eos_token`, which other classes read over, and tokens that
+//! only `tokenizer_config.json` lists are added. The same is done here, on the JSON.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
-use super::Files;
+use super::generation::Generation;
+use super::{CleanUp, Files};
 
 /// All that [`super::Tokenizer`] is made of.
 pub(super) struct Settings {
@@ -20,7 +21,8 @@ pub(super) struct Settings {
     /// Of the generation config or the config; empty where neither states them.
     pub eos_ids: Vec<u32>,
     pub chat_template: Option<String>,
-    pub clean_up_spaces: bool,
+    pub generation: Generation,
+    pub clean_up: CleanUp,
 }
 
 impl Settings {
@@ -37,13 +39,15 @@ impl Settings {
         let mut settings = Settings {
             tokenizer: json_file(files, "tokenizer.json")?,
             bos_text: text("bos_token"),
-            bos_id: first_ids(&[&generation, config], "bos_token_id")?.first().copied(),
+            bos_id: bos_id(&stated, &[&generation, config])?,
             eos_text: text("eos_token"),
             eos_ids: first_ids(&[&generation, config], "eos_token_id")?,
             chat_template: chat_template(files, &stated)?,
-            clean_up_spaces: stated["clean_up_tokenization_spaces"] == true,
+            generation: Generation::read(&generation, config)?,
+            clean_up: CleanUp::Never,
         };
         ensure!(settings.tokenizer["model"].is_object(), "tokenizer.json has no `model`");
+        settings.clean_up = clean_up(&stated, &settings.tokenizer["model"]);
         // A saved length limit or padding is for somebody's batches; here every text is encoded whole.
         settings.tokenizer["truncation"] = Value::Null;
         settings.tokenizer["padding"] = Value::Null;
@@ -77,16 +81,13 @@ impl Settings {
 
     fn rebuild_post_processor(&mut self, stated: &Value) -> Result<()> {
         let class = stated["tokenizer_class"].as_str().unwrap_or("");
-        let is_llama = matches!(class.trim_end_matches("Fast"), "LlamaTokenizer" | "CodeLlamaTokenizer");
-        let flag = |key: &str| stated[key].as_bool();
-        let add_bos = flag("add_bos_token").unwrap_or(is_llama);
-        let add_eos = flag("add_eos_token").unwrap_or(false);
-        let lacks_bos = add_bos && !mentions(&self.tokenizer["post_processor"], self.bos_text.as_deref());
-        if is_llama || lacks_bos {
-            let bos = if add_bos { self.id_of(&self.bos_text)? } else { None };
-            let eos = if add_eos { self.id_of(&self.eos_text)? } else { None };
-            self.tokenizer["post_processor"] = template(bos, eos);
+        if !matches!(class.trim_end_matches("Fast"), "LlamaTokenizer" | "CodeLlamaTokenizer") {
+            return Ok(());
         }
+        let flag = |key: &str, default: bool| stated[key].as_bool().unwrap_or(default);
+        let bos = if flag("add_bos_token", true) { self.id_of(&self.bos_text)? } else { None };
+        let eos = if flag("add_eos_token", false) { self.id_of(&self.eos_text)? } else { None };
+        self.tokenizer["post_processor"] = template(bos, eos);
         Ok(())
     }
 
@@ -113,6 +114,15 @@ fn json_file(files: &Files, name: &str) -> Result<Value> {
 fn special_text(json: &Value, key: &str) -> Option<String> {
     let value = &json[key];
     value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
+}
+
+/// The id of the first source that states any, unless the tokenizer says what its BOS is: a null there means none, whatever
+/// the model's config has (Qwen2).
+fn bos_id(stated: &Value, sources: &[&Value]) -> Result<Option<u32>> {
+    match stated.get("bos_token") {
+        Some(_) => Ok(None),
+        None => Ok(first_ids(sources, "bos_token_id")?.first().copied()),
+    }
 }
 
 /// The ids (one or a list) of the first source that states any.
@@ -148,14 +158,15 @@ fn chat_template(files: &Files, stated: &Value) -> Result<Option<String>> {
     }
 }
 
-/// Whether a post-processor adds that token.
-fn mentions(processor: &Value, token: Option<&str>) -> bool {
-    let Some(token) = token else { return true };
-    match processor {
-        Value::String(text) => text == token,
-        Value::Array(items) => items.iter().any(|item| mentions(item, Some(token))),
-        Value::Object(fields) => fields.values().any(|value| mentions(value, Some(token))),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+/// transformers 5 leaves byte-pair encodings' text alone (`tokenization_utils_tokenizers.py`, `_decode`), whose spaces were
+/// in what was encoded.
+fn clean_up(stated: &Value, model: &Value) -> CleanUp {
+    let is_bpe = model["type"] == "BPE" || model["merges"].is_array();
+    let is_forced = stated["clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"] == true;
+    match stated["clean_up_tokenization_spaces"] == true {
+        false => CleanUp::Never,
+        true if is_bpe && !is_forced => CleanUp::Transformers4,
+        true => CleanUp::Always,
     }
 }
 

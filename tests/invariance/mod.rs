@@ -30,7 +30,7 @@ pub fn engine<D: Decoder>(path: &Path, decoder: D) -> LocalEngine<D> {
 
 /// Responses by document. Checks that each document arrives once, and that the progress ends where it said.
 pub fn answers<D: Decoder>(engine: &mut LocalEngine<D>, documents: &[&[Request]]) -> Vec<Vec<Response>> {
-    let work = Work { documents, special_tokens: false, sampling: None, progress: Progress::hidden() };
+    let work = Work { documents, protocol: None, sampling: None, progress: Progress::hidden() };
     let mut answers: Vec<Option<Vec<Response>>> = documents.iter().map(|_| None).collect();
     let mut done = |document: usize, responses: Vec<Response>| {
         assert!(answers[document].replace(responses).is_none(), "document {document} arrives twice");

@@ -10,8 +10,8 @@ use fireval::model::adapter::{Adapter, peft};
 use fireval::model::config::ModelConfig;
 use fireval::model::names;
 use fireval::random::Random;
-use fireval::weights::Checkpoint;
-use fireval::weights::writer::{Dtype, Planned, SHARD_BYTES, Writer};
+use fireval::weights::writer::{Planned, SHARD_BYTES, Writer};
+use fireval::weights::{Checkpoint, Dtype};
 use serde_json::{Value, json};
 
 /// A dense model of two layers, grouped-query attention, whose head size is not hidden / heads.
@@ -67,6 +67,11 @@ pub fn write_trainable(folder: &Path) {
 
 /// Writes a whole model folder: seeded weights for `config`, tokenizer, config.
 pub fn write_folder(folder: &Path, config: &Value, dtype: Dtype) {
+    write_folder_with(folder, config, dtype, weights);
+}
+
+/// As [`write_folder`], with the weights that `weights` gives by name and shape.
+pub fn write_folder_with(folder: &Path, config: &Value, dtype: Dtype, weights: impl Fn(&str, &[usize]) -> Vec<f32>) {
     let checked = ModelConfig::from_json(config, "config.json").unwrap();
     let tensors = names::tensors(&checked);
     let plan =
@@ -148,7 +153,7 @@ pub fn write_gguf_with(
     more: &[(&str, Vec<f32>)],
 ) {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let config = ModelConfig::from_json(checkpoint.config_json(), "config.json").unwrap();
+    let config = ModelConfig::of(&checkpoint).unwrap();
     let mut tensors: Vec<(String, QTensor)> = Vec::new();
     let mut add = |name: String, tensor: Tensor| {
         let dtype = if tensor.rank() == 1 { GgmlDType::F32 } else { dtype };

@@ -52,11 +52,16 @@ const QWEN2: &str =
 impl Split {
     fn parse(name: Option<&str>) -> Result<Split> {
         match name {
-            None | Some("default" | "gpt-2") => Ok(Split::Gpt2),
+            Some("gpt-2") => Ok(Split::Gpt2),
             Some("llama-bpe" | "llama3" | "llama-v3") => Ok(Split::Llama3),
             Some("smollm") => Ok(Split::SmolLm),
             Some("qwen2") => Ok(Split::Qwen2),
             Some("dbrx") => Ok(Split::Dbrx),
+            // A conversion that did not recognise it: any of the others.
+            None | Some("default") => bail!(
+                "metadata key `tokenizer.ggml.pre` does not say how text is cut before it is merged; take a newer conversion, \
+                 or the model as a Hugging Face folder with tokenizer.json"
+            ),
             Some(other) => bail!(
                 "pre-tokenizer `{other}` is not known (gpt-2, llama-bpe, smollm, qwen2 and dbrx are); take the model as a \
                  Hugging Face folder with tokenizer.json"
