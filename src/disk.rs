@@ -1,6 +1,7 @@
 //! Files that survive a crash: whole replacements, and a log that only grows.
 //!
-//! A replaced file is the old one or the new one, never a part: written beside its place, flushed, renamed into it. A log
+//! A replaced file is the old one or the new one, never a part: written beside its place, flushed, renamed into it. A link
+//! stays, and what it leads to is replaced; what is no file, as a pipe or /dev/null, is written as it is. A log
 //! holds one JSON object a line, each with a checksum over itself; what a crash leaves half written at the end is dropped
 //! at the next opening, anything else that fails its checksum is an error. One process writes a log at a time.
 
@@ -20,24 +21,50 @@ const CHECKSUM_DIGITS: usize = 16;
 /// How much a power failure may cost. (A killed process loses nothing that was appended.)
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 
+/// As many links as Linux follows.
+const MOST_LINKS: usize = 40;
+
 /// Replaces `path` with what `write` puts into the temporary file beside it. After an error the old file is as it was.
 pub fn replace_with(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let name = path.file_name().with_context(|| format!("{} is not a file's path", path.display()))?;
-    let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+    let place = || format!("can't write {}", path.display());
+    if is_stream(path) {
+        return write(path).with_context(place);
+    }
+    let target = target(path).with_context(place)?;
+    let name = target.file_name().with_context(|| format!("{} is not a file's path", path.display()))?;
+    let temporary = target.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
     let written = write(&temporary)
         .and_then(|()| Ok(File::open(&temporary)?.sync_all()?))
-        .and_then(|()| Ok(std::fs::rename(&temporary, path)?))
-        .and_then(|()| sync_folder(path));
+        .and_then(|()| Ok(std::fs::rename(&temporary, &target)?))
+        .and_then(|()| sync_folder(&target));
     if written.is_err() {
         // Whatever went wrong first is what the user should hear of.
         let _ = std::fs::remove_file(&temporary);
     }
-    written.with_context(|| format!("can't write {}", path.display()))
+    written.with_context(place)
 }
 
 /// Replaces `path` with `bytes`.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_with(path, |temporary| Ok(std::fs::write(temporary, bytes)?))
+}
+
+/// Whether what is at `path` takes bytes and keeps none of them to be replaced: a pipe, a device.
+pub fn is_stream(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// Where `path` leads if it is a link, also to what is not there yet; else `path`.
+pub fn target(path: &Path) -> Result<PathBuf> {
+    let mut target = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        match std::fs::read_link(&target) {
+            // A relative link counts from its own folder.
+            Ok(link) => target = target.parent().unwrap_or(Path::new("")).join(link),
+            Err(_) => return Ok(target),
+        }
+    }
+    bail!("its links lead round in a circle")
 }
 
 /// Makes `folder` and those above it.
@@ -69,7 +96,7 @@ pub struct Inspection {
     pub objects: Vec<(usize, String)>,
     /// Lines, from 1, that were changed after they were written.
     pub changed: Vec<usize>,
-    /// Bytes of whole lines; what follows them is torn.
+    /// Bytes of whole lines, changed or not; what follows them is torn.
     pub whole: usize,
     /// Bytes at the end that a crash left half written.
     pub torn: usize,
@@ -158,29 +185,33 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<String>, usize)> {
     let Inspection { objects, changed, whole, torn: _ } = inspect(bytes);
     if let Some(line) = changed.first() {
         bail!(
-            "{}, line {line}: the checksum is wrong, so the line was changed after it was written; delete the line (its \
-             document is then scored again)",
+            "{}, line {line}: the checksum is wrong, so the line was changed after it was written (its line end counts too); \
+             put it back, or delete it (its document is then scored again)",
             path.display()
         );
     }
     Ok((objects.into_iter().map(|(_, object)| object).collect(), whole))
 }
 
-/// Bad lines at the end are a torn tail; a bad line with a good one after it was changed by someone.
+/// A crash leaves a line without its end, a power failure also zeros in place of bytes that did not come to the disk. Where
+/// nothing whole follows, that is a torn tail; every other bad line was changed by someone.
 fn inspect(bytes: &[u8]) -> Inspection {
     let mut found = Inspection::default();
-    let mut bad = Vec::new();
+    let mut torn = Vec::new();
     let mut end = 0;
     for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
         end += line.len();
-        match line.strip_suffix(b"\n").and_then(without_checksum) {
-            Some(object) => {
-                found.changed.append(&mut bad);
-                found.objects.push((index + 1, object));
-                found.whole = end;
-            }
-            None => bad.push(index + 1),
+        let object = line.strip_suffix(b"\n").and_then(without_checksum);
+        if object.is_none() && (!line.ends_with(b"\n") || line.contains(&0)) {
+            torn.push(index + 1);
+            continue;
         }
+        found.changed.append(&mut torn);
+        match object {
+            Some(object) => found.objects.push((index + 1, object)),
+            None => found.changed.push(index + 1),
+        }
+        found.whole = end;
     }
     found.torn = end - found.whole;
     found
@@ -242,6 +273,43 @@ mod tests {
     }
 
     #[test]
+    fn whole_lines_at_the_end_are_changed_and_not_torn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = log(folder.path());
+        written(&path, &["{\"a\":1}", "{\"b\":2}"]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        // As an editor on Windows saves them; a number; a blank line that was added; and all that with a torn tail after it.
+        for (changed, line) in [
+            (text.replace('\n', "\r\n"), 1),
+            (text.replace("\"b\":2", "\"b\":7"), 2),
+            (text.clone() + "\n", 3),
+            (text.replace("\"b\":2", "\"b\":7") + "{\"c\"", 2),
+        ] {
+            std::fs::write(&path, &changed).unwrap();
+            let error = AppendLog::open(&path).err().unwrap().to_string();
+            assert!(error.contains(&format!("log.jsonl, line {line}: the checksum is wrong")), "{error}");
+            assert!(read_log(&path).is_err());
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), changed, "nothing is touched");
+        }
+    }
+
+    #[test]
+    fn zeros_after_a_power_failure_are_a_torn_tail() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = log(folder.path());
+        written(&path, &["{\"a\":1}", "{\"b\":2}"]);
+        let whole = std::fs::read(&path).unwrap();
+        for tail in [&b"\0\0\0"[..], b"\0\0\0\"checksum\":\"0123456789abcdef\"}\n", b"{\"c\0\0\n\0"] {
+            std::fs::write(&path, [&whole[..], tail].concat()).unwrap();
+            assert_eq!(AppendLog::open(&path).unwrap().1.len(), 2);
+            assert_eq!(std::fs::read(&path).unwrap(), whole);
+        }
+        let first = whole.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+        std::fs::write(&path, [&vec![0; first - 1][..], &whole[first - 1..]].concat()).unwrap();
+        assert_eq!(inspect_log(&path).unwrap().changed, [1], "a whole line follows");
+    }
+
+    #[test]
     fn all_changed_lines_are_listed_and_a_torn_tail_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let path = log(folder.path());
@@ -284,5 +352,37 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
         assert!(replace(&folder.path().join("no/such/folder"), b"").is_err());
+    }
+
+    #[test]
+    fn a_link_stays_and_its_target_is_replaced() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("deep")).unwrap();
+        symlink("deep/later", path("link")).unwrap();
+        symlink(path("link"), path("link to it")).unwrap();
+        for text in ["not there before", "and replaced"] {
+            replace(&path("link to it"), text.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(path("deep/later")).unwrap(), text);
+        }
+        assert!(path("link").is_symlink() && path("link to it").is_symlink());
+        symlink("round", path("round")).unwrap();
+        assert!(format!("{:#}", replace(&path("round"), b"").unwrap_err()).contains("in a circle"));
+    }
+
+    #[test]
+    fn a_pipe_is_written_and_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+        // SAFETY: a system call that reads a string, which ends in a zero.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let reader = path.clone();
+        let reader = std::thread::spawn(move || std::fs::read(reader).unwrap());
+        replace(&path, b"through").unwrap();
+        assert!(is_stream(&path), "it is still there");
+        assert_eq!(reader.join().unwrap(), b"through");
+        assert!(is_stream(Path::new("/dev/null")) && !is_stream(folder.path()) && !is_stream(Path::new("/no/such")));
     }
 }

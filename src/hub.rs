@@ -5,6 +5,7 @@
 //! only; a GGUF file has to be named, since a repository holds many.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -69,7 +70,8 @@ impl Repository {
 
 /// The folder (or GGUF file) of a model in the cache, fetched as far as it is not there.
 pub fn fetch_model(repository: &Repository) -> Result<PathBuf> {
-    let cached = |file: &str| cache().repo(repository.repo()).get(file);
+    let cache = cache()?;
+    let cached = |file: &str| cache.repo(repository.repo()).get(file);
     if let Some(path) = complete(repository, &cached) {
         return Ok(path);
     }
@@ -99,7 +101,7 @@ pub fn fetch_model(repository: &Repository) -> Result<PathBuf> {
 /// A file of a data set, at a pinned revision.
 pub fn dataset_file(name: &str, revision: &str, file: &str) -> Result<PathBuf> {
     let repo = repo(name, RepoType::Dataset, Some(revision));
-    if let Some(path) = cache().repo(repo.clone()).get(file) {
+    if let Some(path) = cache()?.repo(repo.clone()).get(file) {
         return Ok(path);
     }
     let what = format!("{name}@{revision}, {file}");
@@ -137,14 +139,9 @@ fn complete(repository: &Repository, cached: &dyn Fn(&str) -> Option<PathBuf>) -
     }
     let config = cached("config.json")?;
     cached("tokenizer.json")?;
-    match cached(INDEX) {
-        Some(index) => {
-            for shard in shards(&index).ok()? {
-                cached(&shard)?;
-            }
-        }
-        None => {
-            cached(SINGLE)?;
+    if cached(SINGLE).is_none() {
+        for shard in shards(&cached(INDEX)?).ok()? {
+            cached(&shard)?;
         }
     }
     config.parent().map(Path::to_owned)
@@ -152,12 +149,12 @@ fn complete(repository: &Repository, cached: &dyn Fn(&str) -> Option<PathBuf>) -
 
 /// The weight files of a repository; the index, if it has one, is fetched and comes last.
 fn weight_files(remote: &ApiRepo, files: &BTreeSet<String>, what: &str) -> Result<Vec<String>> {
+    if files.contains(SINGLE) {
+        return Ok(vec![SINGLE.to_owned()]);
+    }
     if files.contains(INDEX) {
         let index = download(remote, INDEX)?;
         return shards(&index);
-    }
-    if files.contains(SINGLE) {
-        return Ok(vec![SINGLE.to_owned()]);
     }
     let pickle = files.iter().find(|name| name.ends_with(".bin") || name.ends_with(".pth"));
     match pickle {
@@ -192,16 +189,29 @@ fn repo(name: &str, kind: RepoType, revision: Option<&str>) -> Repo {
     Repo::with_revision(name.to_owned(), kind, revision.unwrap_or("main").to_owned())
 }
 
-fn cache() -> Cache {
-    Cache::from_env()
+/// hf-hub's own `from_env` panics where there is neither `HF_HOME` nor a home directory.
+fn cache() -> Result<Cache> {
+    Ok(Cache::new(cache_folder(std::env::var_os("HF_HOME"), std::env::home_dir())?))
+}
+
+fn cache_folder(hf_home: Option<OsString>, home: Option<PathBuf>) -> Result<PathBuf> {
+    let set = hf_home.filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let folder = set.or_else(|| Some(home?.join(".cache/huggingface")));
+    let folder =
+        folder.context("there is no home directory, so no cache of the hub: set HF_HOME to a folder for it")?;
+    Ok(folder.join("hub"))
 }
 
 fn api() -> Result<Api> {
-    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty());
-    let mut builder = ApiBuilder::from_env()
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let mut builder = ApiBuilder::from_cache(cache()?)
         .with_progress(std::io::stderr().is_terminal())
         .with_retries(3)
         .with_user_agent("fireval", env!("CARGO_PKG_VERSION"));
+    if let Some(endpoint) = variable("HF_ENDPOINT") {
+        builder = builder.with_endpoint(endpoint);
+    }
+    let token = variable("HF_TOKEN");
     if token.is_some() {
         builder = builder.with_token(token);
     }
@@ -209,12 +219,16 @@ fn api() -> Result<Api> {
 }
 
 fn ensure_online(what: &str) -> Result<()> {
-    let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !value.is_empty() && value != "0");
     ensure!(
-        !offline,
+        !std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| is_true(&value)),
         "{what} is not whole in the hub's cache and HF_HUB_OFFLINE is set; unset it, or give the folder of a copy instead"
     );
     Ok(())
+}
+
+/// What huggingface_hub takes for yes (`constants.py`, `ENV_VARS_TRUE_VALUES`).
+fn is_true(value: &str) -> bool {
+    ["1", "ON", "YES", "TRUE"].iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 
 fn download(remote: &ApiRepo, file: &str) -> Result<PathBuf> {
@@ -252,6 +266,24 @@ mod tests {
         {
             assert_eq!(Repository::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn the_cache_is_at_hf_home_or_at_home_or_nowhere() {
+        let folder = |hf_home: Option<&str>, home: Option<&str>| {
+            cache_folder(hf_home.map(OsString::from), home.map(PathBuf::from))
+        };
+        assert_eq!(folder(Some("/x"), Some("/root")).unwrap(), Path::new("/x/hub"));
+        for unset in [None, Some("")] {
+            assert_eq!(folder(unset, Some("/root")).unwrap(), Path::new("/root/.cache/huggingface/hub"));
+            assert!(folder(unset, None).unwrap_err().to_string().contains("set HF_HOME"));
+        }
+    }
+
+    #[test]
+    fn offline_is_what_python_takes_for_yes() {
+        assert!(["1", "on", "Yes", "TRUE"].into_iter().all(is_true));
+        assert!(!["", "0", "false", "no", "off", "2"].into_iter().any(is_true));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The progress bar [indicatif]: tokens done, tokens per second, time left. Silent where standard error is no terminal.
 
+use std::io::Write;
+
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A counter that can be handed to workers; clones count together.
@@ -48,9 +50,9 @@ impl Progress {
         self.0.set_message(text.into());
     }
 
-    /// Prints a line above the bar.
+    /// Prints a line above the bar. Where nobody reads it any more the work goes on.
     pub fn line(&self, text: &str) {
-        self.0.suspend(|| eprintln!("{text}"));
+        let _ = self.0.suspend(|| writeln!(std::io::stderr(), "{text}"));
     }
 
     pub fn finish(&self) {

@@ -266,6 +266,11 @@ fn help_and_version_are_no_errors_and_a_closed_pipe_is_none_either() {
     assert!(place.run(&["--version"]).done().contains(env!("CARGO_PKG_VERSION")));
     let ended = place.run_into_closed_pipe(&["prompts", "mmlu", "--data", "bundled"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    // Where errors go to one, the code still says that there was one.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = place.command(&["eval", "nothing"]);
+    assert_eq!(command.stderr(writer).status().unwrap().code(), Some(2));
 }
 
 #[test]

@@ -213,6 +213,27 @@ fn stored_runs_alone_are_judged_where_asked() {
 }
 
 #[test]
+fn a_name_is_a_model_whatever_lies_at_a_path_of_that_name() {
+    let place = place();
+    rules(&place, "");
+    place.write("fireval.toml", "[model.\"base.json\"]\npath = \"nowhere\"\n");
+    let error = gate(&place, &FILE).failed();
+    assert!(error.contains("model `base.json`: there is no nowhere"), "{error}");
+    place.write("fireval.toml", "");
+    place.write("models/ft/config.json", "{}");
+    let error = gate(&place, &["--baseline", "models", "--rules", "rules.toml"]).failed();
+    assert!(error.contains("models: no model") && !error.contains("manifest"), "a folder of checkpoints: {error}");
+}
+
+#[test]
+fn a_file_of_all_documents_asks_all_whatever_the_project_says() {
+    let place = place();
+    rules(&place, "");
+    place.write("fireval.toml", "[eval]\nlimit = 5\n");
+    assert!(gate(&place, &FILE).done().starts_with("with 400 documents"));
+}
+
+#[test]
 fn a_file_says_how_it_was_asked() {
     let place = Workplace::new();
     let save = ["baseline", "save", "scripted:a", "--data", "bundled", "--tasks", "arc_challenge,mmlu", "--limit", "1"];

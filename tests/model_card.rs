@@ -14,7 +14,7 @@ const TASKS: &str = "arc_challenge,gsm8k";
 /// When the runs were made, for all that their manifests say.
 const RUN_ON: &str = "2024-02-29T12:00:00Z";
 
-/// A folder of whole, small benchmarks, and `scripted:a` scored on it.
+/// A folder of made-up rows, as many as the benchmarks have, and `scripted:a` scored on it.
 fn scored() -> Workplace {
     let place = Workplace::new();
     let arc = |row: usize| {
@@ -23,9 +23,9 @@ fn scored() -> Workplace {
     };
     let sum = |row: usize| format!("{{\"question\": \"{row} + 1?\", \"answer\": \"That is\\n#### {}\"}}\n", row + 1);
     place.write("rows/arc_challenge/train.jsonl", &(0..30).map(arc).collect::<String>());
-    place.write("rows/arc_challenge/test.jsonl", &(30..47).map(arc).collect::<String>());
+    place.write("rows/arc_challenge/test.jsonl", &(30..30 + 1172).map(arc).collect::<String>());
     place.write("rows/gsm8k/train.jsonl", &(0..9).map(sum).collect::<String>());
-    place.write("rows/gsm8k/test.jsonl", &(9..20).map(sum).collect::<String>());
+    place.write("rows/gsm8k/test.jsonl", &(9..9 + 1319).map(sum).collect::<String>());
     place.run(&["eval", "scripted:a", "--data", "rows", "--tasks", TASKS]).done();
     for task in TASKS.split(',') {
         let manifest = fs::read_dir(place.path("results/runs")).unwrap().next().unwrap().unwrap().path();
@@ -79,7 +79,7 @@ fn a_card_holds_the_table_s_digits() {
     assert_eq!(entry["dataset"]["task_id"].as_str(), Some("gsm8k"));
     assert_eq!(entry["value"].as_f64(), Some(scores[1]));
     assert_eq!(entry["date"].as_str(), Some(RUN_ON), "a string, and when it was run, not when it was exported");
-    assert!(entry["notes"].as_str().unwrap().contains("5-shot, acc, 11 documents, 95 % interval ["), "{entry:?}");
+    assert!(entry["notes"].as_str().unwrap().contains("5-shot, acc, 1319 documents, 95 % interval ["), "{entry:?}");
     assert!(place.path("card/.eval_results/arc_challenge.yaml").exists());
 }
 
@@ -121,6 +121,16 @@ fn what_a_card_can_t_say_is_refused() {
     place.run(&[&card[..], &["--allow-partial"], &bundled[..]].concat()).done();
     let block = place.read("part/model-index.yaml");
     assert!(block.contains("# PARTIAL") && block.contains("Winogrande (5-shot), 8 documents only"), "{block}");
+
+    // Fewer rows than the benchmark has are a part of it, whoever cut them.
+    let rows = place.read("rows/gsm8k/test.jsonl");
+    place.write("rows/gsm8k/test.jsonl", &rows.split_inclusive('\n').take(7).collect::<String>());
+    let cut = ["--data", "rows", "--tasks", "gsm8k"];
+    let text = place.run(&[&["eval", "scripted:a"], &cut[..]].concat()).done();
+    assert!(text.contains("scores of 7 documents (rows): not the benchmark's scores"), "{text}");
+    let error = place.run(&[&card[..], &cut[..]].concat()).failed();
+    assert!(error.contains("scripted:a, gsm8k: 7 documents (rows) are not the benchmark"), "{error}");
+    place.write("rows/gsm8k/test.jsonl", &rows);
 
     assert!(export(&place, &["csv", "--allow-partial"]).failed().contains("go with --format model-card"));
     let two = ["export", "scripted:a", "scripted:a", "--data", "rows", "--tasks", TASKS, "--format", "model-card"];

@@ -6,7 +6,11 @@ mod binary;
 use std::collections::BTreeMap;
 
 use binary::Workplace;
+use fireval::compare::why::Origins;
+use fireval::report::Format;
+use fireval::report::why::{self, FlipPage, FlipText};
 use fireval::rows::Rows;
+use fireval::task::Shown;
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use serde_json::Value;
 
@@ -280,6 +284,38 @@ fn every_format_has_the_same_digits() {
     assert_eq!(from_html(&printed("html")), shown);
     assert_eq!(from_latex(&printed("latex")), shown);
     assert_eq!(from_terminal(&printed("table")), shown);
+}
+
+/// Differences and flips in Markdown, whose documents and models are called by what Markdown would obey.
+#[test]
+fn what_others_wrote_stays_text_in_markdown_s_flips() {
+    let evil = "<img src=x>\n# a heading\n```\n[a](b)";
+    let shown = Shown { question: evil.to_owned(), options: vec![evil.to_owned()], right: evil.to_owned() };
+    let picks = [evil.to_owned(), evil.to_owned()];
+    let flip = FlipText { place: "t document 4".to_owned(), scores: [0.0, 1.0], shown, picks };
+    let models = ["<b>*a*", "# a heading\n# too"];
+    let command = "fireval flips t '<b>*a*'";
+    let page = FlipPage { task: "t", models, flips: &[flip], skip: 0, all: 2, command };
+    let origins =
+        models.map(|model| Origins { model: model.to_owned(), change: 0.0, tasks: Vec::new(), subtasks: Vec::new() });
+    let text = why::print(&origins, Format::Markdown, None) + &page.print(Format::Markdown);
+    let mut shown = [String::new(), String::new()];
+    let mut in_code = false;
+    for event in Parser::new_ext(&text, Options::ENABLE_TABLES) {
+        match event {
+            Event::Start(Tag::CodeBlock(_)) => in_code = true,
+            Event::End(TagEnd::CodeBlock) => in_code = false,
+            Event::Html(_) | Event::InlineHtml(_) => panic!("{event:?} in {text}"),
+            Event::Start(Tag::Heading { .. } | Tag::Link { .. } | Tag::Image { .. } | Tag::Emphasis) => {
+                panic!("{event:?} in {text}")
+            }
+            Event::Text(words) => shown[usize::from(in_code)].push_str(&words),
+            _ => {}
+        }
+    }
+    let [prose, code] = shown;
+    assert_eq!(code.matches(evil).count(), 5, "question, option, right and two picks: {text}");
+    assert!(prose.contains("differently by <b>*a* and # a heading # too") && prose.contains(command), "{prose}");
 }
 
 #[test]

@@ -135,6 +135,7 @@ fn what_cannot_be_written_is_said_before_the_work() {
         ([&compare[..], &["--output", "locked/table.csv"]].concat(), "locked/table.csv"),
         ([&compare[..], &["--output", "locked"]].concat(), "locked"),
         ([&compare[..], &["--output", "locked/deep/table.csv"]].concat(), "locked/deep/table.csv"),
+        ([&compare[..], &["--output", "tables/"]].concat(), "\"tables/\": a file's name is missing"),
     ] {
         place.write("fireval.toml", "");
         let mut limited = place.command(&command);
@@ -179,6 +180,44 @@ fn damage_is_found_and_named() {
     // A torn tail is told and is nothing wrong.
     std::fs::write(&log, text.clone() + "{\"task\"").unwrap();
     assert!(place.run(&["runs", "--verify"]).done().contains("note: "));
+}
+
+#[test]
+fn one_damaged_manifest_is_named_and_blocks_nobody_else() {
+    let place = Workplace::new();
+    place.run(&[&["eval", "scripted:a"], &FLAGS[..]].concat()).done();
+    let whole = place.run(&["runs"]).done();
+    let manifest = logs(&place).into_iter().find(|path| path.ends_with("gsm8k.jsonl")).unwrap().with_extension("json");
+    let stated = std::fs::read_to_string(&manifest).unwrap();
+    for damaged in ["{".to_owned(), stated.replace("\"metric\": \"acc\"", "\"metric\": \"acc_norm\"")] {
+        std::fs::write(&manifest, damaged).unwrap();
+        let listed = place.run(&["runs"]);
+        assert_eq!((listed.code, listed.stdout.lines().count()), (1, whole.lines().count()), "{}", listed.stderr);
+        assert!(listed.stdout.contains("gsm8k.json: not a run's manifest; it is made again by"), "{}", listed.stdout);
+        assert!(!listed.stdout.contains("delete"), "{}", listed.stdout);
+        assert_eq!(place.run(&["runs", "--verify"]).code, 1);
+        let error = place.run(&["compare", "imported:x", "--data", "bundled"]).failed();
+        assert!(error.contains("nothing was imported as imported:x"), "{error}");
+        place.run(&[&["eval", "scripted:a"], &FLAGS[..]].concat()).done();
+        assert_eq!(place.run(&["runs"]).done().lines().count(), whole.lines().count(), "made again");
+    }
+}
+
+#[test]
+fn two_folders_of_one_model_are_named() {
+    let place = Workplace::new();
+    place.run(&[&["eval", "scripted:a"], &FLAGS[..]].concat()).done();
+    let first = std::fs::read_dir(place.path("results/runs")).unwrap().next().unwrap().unwrap().path();
+    let name = first.file_name().unwrap().to_str().unwrap();
+    let copy = format!("results/runs/copy-of-{name}");
+    for file in files(&first) {
+        let to = format!("{copy}/{}", file.strip_prefix(&first).unwrap().display());
+        place.write(&to, &std::fs::read_to_string(&file).unwrap());
+    }
+    let error = place.run(&[&["export", "scripted:a"], &FLAGS[..]].concat()).failed();
+    assert!(error.contains(&format!("runs/{name}")) && error.contains("move one of them"), "{error}");
+    let verified = place.run(&["runs", "--verify"]);
+    assert!(verified.code == 1 && verified.stdout.contains("a folder of the same model as"), "{}", verified.stdout);
 }
 
 /// Checkpoints that differ in one thing each, with a task of some hundred tokens.

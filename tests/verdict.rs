@@ -24,7 +24,10 @@ fn why_adds_up_to_the_change_of_the_average() {
     assert!((adds - whole).abs() < 0.021, "four shares rounded to 0.01: {adds} and {whole}\n{text}");
     assert!(text.contains(" subjects with the largest shares") && text.contains("| mmlu/"), "{text}");
     assert!(text.contains("documents scored differently by scripted:a and scripted:b"), "{text}");
-    assert!(text.contains("more: fireval flips mmlu scripted:a scripted:b --skip 2"), "{text}");
+    let next = "flips mmlu scripted:a scripted:b --documents 6 --data bundled --skip 2";
+    assert!(text.contains(&format!("more: fireval {next}\n")), "{text}");
+    let page = place.run(&next.split(' ').collect::<Vec<&str>>()).done();
+    assert!(page.contains("\n3. "), "it works as printed: {page}");
     let error = compare(&place, &["--why", "--format", "csv"]).failed();
     assert!(error.contains("--why prints with --format table or markdown"), "{error}");
 }
@@ -61,7 +64,12 @@ fn flips_are_paged_and_none_is_missing() {
         assert_eq!(picks.iter().filter(|pick| **pick == right).count(), 1, "{flip}");
     }
     let args = ["flips", "gsm8k", MODELS[0], MODELS[1], "--data", "bundled", "--documents", "9"];
-    assert!(place.run(&args).failed().contains("not scored yet"), "flips evaluates nothing");
+    let error = place.run(&args).failed();
+    assert!(error.contains("not scored yet"), "flips evaluates nothing: {error}");
+    let next = error.split('`').nth(1).unwrap().strip_prefix("fireval ").unwrap();
+    assert_eq!(next, "eval scripted:a --tasks gsm8k --limit 9 --data bundled");
+    place.run(&next.split(' ').collect::<Vec<&str>>()).done();
+    assert!(place.run(&args).failed().contains("`fireval eval scripted:b --tasks gsm8k"), "which was one of both");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use super::measure::{MeasureFlags, Missing};
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
 use crate::gate::baseline::Baseline;
 use crate::project::Source;
 
@@ -36,13 +36,13 @@ struct SaveArgs {
     output: Option<PathBuf>,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     match args.command {
         Command::Save(args) => save(place, *args),
     }
 }
 
-fn save(place: &Workplace, args: SaveArgs) -> Result<Verdict> {
+fn save(place: &Workplace, args: SaveArgs) -> Result<Exit> {
     let mut measurement = args.measure.measurement(place)?;
     let spec = measurement.resolve(std::slice::from_ref(&args.model))?.remove(0);
     let is_row = matches!(spec.source, Source::Published(_));
@@ -55,5 +55,5 @@ fn save(place: &Workplace, args: SaveArgs) -> Result<Verdict> {
     let missing = if args.stored { Missing::Refuse } else { Missing::Evaluate };
     let runs = measurement.runs(&spec, missing)?;
     output::deliver(&Baseline::of(&runs)?.to_json(), args.output.as_deref())?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }

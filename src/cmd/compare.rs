@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::measure::{MeasureFlags, Measurement, Missing, OutputFlags};
-use super::{Verdict, Workplace, flips, output};
+use super::{Exit, Workplace, flips, output};
 use crate::compare::{self, Contender, Outcome};
 use crate::project::ModelSpec;
 use crate::report::{self, Format, Table};
@@ -29,7 +29,7 @@ pub struct Args {
 /// Flips of each task that `--why` shows; `fireval flips` has them all.
 const FLIPS_SHOWN: usize = 2;
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let measurement = args.measure.measurement(place)?;
     table(measurement, &args.models, &args.output, Missing::Evaluate, args.why)
 }
@@ -41,7 +41,7 @@ pub fn table(
     flags: &OutputFlags,
     missing: Missing,
     why: bool,
-) -> Result<Verdict> {
+) -> Result<Exit> {
     let specs = measurement.resolve(models)?;
     let format = output::format(flags.format, flags.output.as_deref());
     ensure!(
@@ -56,22 +56,31 @@ pub fn table(
     let mut text = Table::of(&comparison).print(format, width);
     if why {
         text.push_str(&report::why::print(&compare::why::origins(&comparison, &contenders), format, width));
-        text.push_str(&flips_of_each_task(&mut measurement, &specs, &contenders)?);
+        text.push_str(&flips_of_each_task(&mut measurement, &specs, &contenders, format)?);
     }
     output::deliver(&text, flags.output.as_deref())?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 /// The first flips between the first model and each other one, task by task.
-fn flips_of_each_task(measurement: &mut Measurement, specs: &[ModelSpec], contenders: &[Contender]) -> Result<String> {
+fn flips_of_each_task(
+    measurement: &mut Measurement,
+    specs: &[ModelSpec],
+    contenders: &[Contender],
+    format: Format,
+) -> Result<String> {
     let mut text = String::new();
-    let Some(Outcome::Measured(first_runs)) = contenders.first().map(|first| &first.outcome) else { return Ok(text) };
+    let Some((Contender { model, outcome: Outcome::Measured(first_runs) }, others)) = contenders.split_first() else {
+        return Ok(text);
+    };
+    let commands: Vec<Vec<String>> =
+        others.iter().map(|other| measurement.flips_commands(model, &other.model)).collect();
     let questions = measurement.questions(&specs[0])?;
-    for other in &contenders[1..] {
+    for (other, commands) in others.iter().zip(&commands) {
         let Outcome::Measured(other_runs) = &other.outcome else { continue };
-        for ((first, second), asked) in first_runs.iter().zip(other_runs).zip(questions) {
-            let pair = flips::Pair { first: (&contenders[0].model, first), other: (&other.model, second) };
-            text.push_str(&pair.page(&asked.documents, 0, FLIPS_SHOWN)?);
+        for (((first, second), asked), command) in first_runs.iter().zip(other_runs).zip(questions).zip(commands) {
+            let pair = flips::Pair { first: (model, first), other: (&other.model, second), command };
+            text.push_str(&pair.page(&asked.documents, 0..FLIPS_SHOWN, format)?);
         }
     }
     Ok(text)

@@ -3,14 +3,14 @@
 use anyhow::Result;
 
 use super::measure::Measurement;
-use super::{Verdict, output};
+use super::{Exit, output};
 use crate::engine::Work;
 use crate::engine::budget::{Limits, Room};
 use crate::engine::cost::Cost;
 use crate::engine::open::Probe;
 use crate::engine::plan::{Plan, Planner};
 use crate::engine::tokens::Encoder;
-use crate::eval::Questions;
+use crate::eval::TaskDocuments;
 use crate::memory::Memory;
 use crate::model::config::ModelConfig;
 use crate::progress::Progress;
@@ -20,26 +20,23 @@ use crate::report::terminal;
 use crate::request::Request;
 
 /// Counts and prints.
-pub fn run(measurement: &mut Measurement, spec: &ModelSpec) -> Result<Verdict> {
+pub fn run(measurement: &mut Measurement, spec: &ModelSpec) -> Result<Exit> {
     let (config, tokenizer) = (spec.config()?, spec.tokenizer()?);
     let (protocol, memory) = (measurement.conditions.protocol, spec.home.memory(measurement.memory()));
     let questions = measurement.questions(spec)?;
     let probe = spec.probe(memory)?;
     let progress = Progress::new(&spec.name, "documents");
-    let encoder = Encoder {
-        tokenizer: &tokenizer,
-        special_tokens: protocol.special_tokens(),
-        max_length: config.max_position_embeddings,
-    };
+    let encoder =
+        Encoder { tokenizer: &tokenizer, protocol: Some(protocol), max_length: config.max_position_embeddings };
     let (plans, room) = count(questions, encoder, &config, protocol, &probe, memory, &progress)?;
     progress.finish();
     output::print(&shown(questions, &plans, protocol, &probe, &room))?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 /// A plan for each of `questions`.
 fn count(
-    questions: &[Questions],
+    questions: &[TaskDocuments],
     encoder: Encoder,
     config: &ModelConfig,
     protocol: Protocol,
@@ -47,23 +44,18 @@ fn count(
     memory: Memory,
     progress: &Progress,
 ) -> Result<(Vec<Plan>, Room)> {
-    let of_task = |(task, questions): (usize, &Questions)| vec![task; questions.documents.len()];
+    let of_task = |(task, questions): (usize, &TaskDocuments)| vec![task; questions.documents.len()];
     let task_of: Vec<usize> = questions.iter().enumerate().flat_map(of_task).collect();
     let documents: Vec<&[Request]> =
         questions.iter().flat_map(|questions| &questions.documents).map(|document| &document.requests[..]).collect();
     progress.add_total(documents.len() as u64);
-    let work = Work {
-        documents: &documents,
-        special_tokens: protocol.special_tokens(),
-        sampling: None,
-        progress: progress.clone(),
-    };
+    let work = Work { documents: &documents, protocol: Some(protocol), sampling: None, progress: progress.clone() };
     let room = Room::planned(probe.footprint, &work, Limits::of(memory))?.apart_after(config.short_length());
     let planner = Planner { encoder, cost: Cost::of(config), protocol, room };
     Ok((planner.count(&work, &task_of, questions.len())?, room))
 }
 
-fn shown(questions: &[Questions], plans: &[Plan], protocol: Protocol, probe: &Probe, room: &Room) -> String {
+fn shown(questions: &[TaskDocuments], plans: &[Plan], protocol: Protocol, probe: &Probe, room: &Room) -> String {
     let all = plans.iter().fold(Plan::default(), |all, &plan| all.plus(plan));
     let head = ["Task", "Documents", "Requests", "Harness\ntokens", "Distinct\ntokens", "Computed\ntokens"];
     let head = head.into_iter().chain(["Computed\nagain", "New tokens\nat most", "TFLOP", "Time"]);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use super::measure::{MeasureFlags, Missing};
-use super::{Verdict, Workplace, dry_run, output};
+use super::{Exit, Workplace, dry_run, output};
 use crate::compare::{self, Contender, Outcome};
 use crate::project::Source;
 use crate::report::{Format, Table};
@@ -29,7 +29,7 @@ pub struct Args {
     samples: Option<PathBuf>,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let mut measurement = args.measure.measurement(place)?;
     let spec = measurement.resolve(std::slice::from_ref(&args.model))?.remove(0);
     let is_row = matches!(spec.source, Source::Published(_));
@@ -47,5 +47,5 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     let contender = Contender { model: spec.name, outcome: Outcome::Measured(runs) };
     let comparison = compare::compare(measurement.conditions.protocol, measurement.columns(), &[contender])?;
     output::print(&Table::of(&comparison).print(Format::Table, output::terminal_width()))?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::measure::{MeasureFlags, Measurement, Missing, OutputFlags};
-use super::{Verdict, Workplace, compare, output};
+use super::{Exit, Workplace, compare, output};
 use crate::compare::{self as comparing, Contender, Outcome};
 use crate::disk;
 use crate::eval::Run;
@@ -82,7 +82,7 @@ impl ValueEnum for ExportFormat {
     }
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let no_card = args.card.name.is_none() && args.card.source.is_none() && !args.card.allow_partial;
     let wants_card = args.format == Some(ExportFormat::ModelCard);
     ensure!(wants_card || no_card, "--name, --source and --allow-partial go with --format model-card");
@@ -106,7 +106,7 @@ fn model_card(
     models: &[String],
     flags: CardFlags,
     folder: Option<&Path>,
-) -> Result<Verdict> {
+) -> Result<Exit> {
     let spec = only(&measurement, models, "a model card")?;
     let contender = [measurement.contender(&spec, Missing::Refuse)?];
     let comparison = comparing::compare(measurement.conditions.protocol, measurement.columns(), &contender)?;
@@ -115,7 +115,7 @@ fn model_card(
     let card = Card::of(&Table::of(&comparison), &measurement.tasks, runs_of(&contender[0])?, &wishes)?;
     let Some(folder) = folder else {
         output::print(&card.block()?)?;
-        return Ok(Verdict::Done);
+        return Ok(Exit::Done);
     };
     let block = folder.join("model-index.yaml");
     let results = folder.join(".eval_results");
@@ -129,11 +129,11 @@ fn model_card(
         block.display(),
         results.display()
     ))?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 /// Writes the harness's files of one model into a folder of its name in `folder`.
-fn lm_eval(mut measurement: Measurement, models: &[String], folder: Option<&Path>) -> Result<Verdict> {
+fn lm_eval(mut measurement: Measurement, models: &[String], folder: Option<&Path>) -> Result<Exit> {
     let folder = folder.context("--format lm-eval writes several files: name a folder with --output DIR")?;
     let spec = only(&measurement, models, "a results file")?;
     let contender = measurement.contender(&spec, Missing::Refuse)?;
@@ -149,7 +149,7 @@ fn lm_eval(mut measurement: Measurement, models: &[String], folder: Option<&Path
     let written = Export { model: &spec.name, measured, chat_template }.write(folder)?;
     let lines: String = written.iter().map(|path| format!("{}\n", path.display())).collect();
     output::print(&lines)?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 /// The one model that `what` is of.

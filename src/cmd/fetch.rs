@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Verdict, output};
+use super::{Exit, output};
 use crate::hub::{self, Repository};
 
 /// Fetch a model from the Hugging Face hub, into its usual cache or a folder.
@@ -19,7 +19,7 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
-pub fn run(args: Args) -> Result<Verdict> {
+pub fn run(args: Args) -> Result<Exit> {
     let repository = Repository::parse(&args.repository);
     let repository = repository
         .with_context(|| format!("`{}` is not the name of a repository (org/name[@revision])", args.repository))?;
@@ -35,5 +35,5 @@ pub fn run(args: Args) -> Result<Verdict> {
         None => fetched,
     };
     output::print(&format!("{}\n", path.display()))?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }

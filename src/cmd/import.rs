@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use super::measure::SourceFlags;
-use super::{Verdict, Workplace, output};
-use crate::eval::{self, Run, Subject};
+use super::{Exit, Workplace, output};
+use crate::eval::{self, NamedModel, Run};
 use crate::exchange::lm_eval::Recorded;
 use crate::project::IMPORTED;
+use crate::report::one_line;
 
 /// Read results of lm-evaluation-harness 0.4 with their samples, as a model `imported:NAME` for compare, flips and export.
 ///
@@ -28,30 +29,32 @@ pub struct Args {
     source: SourceFlags,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let recorded = Recorded::read(&args.file, &args.samples, args.name.as_deref(), args.source.protocol)?;
-    let subject = Subject { name: format!("{IMPORTED}{}", recorded.name), id: recorded.id.clone() };
-    ensure_free(place, &subject)?;
+    let model = NamedModel { name: format!("{IMPORTED}{}", recorded.name), id: recorded.id.clone() };
+    ensure_free(place, &model)?;
     let mut text = String::new();
     for paired in recorded.pair(&args.source.data(place))? {
         let answers = |document: &_| paired.responses(document);
-        let run = eval::record(&subject, &paired.questions, &answers, &paired.conditions, &place.store)?;
+        let run = eval::record(&model, &paired.questions, &answers, &paired.conditions, &place.store)?;
         text.push_str(&line(&run)?);
     }
     if !recorded.left_out.is_empty() {
-        text.push_str(&format!("left out, since fireval has no such tasks: {}\n", recorded.left_out.join(", ")));
+        let left_out = one_line(&recorded.left_out.join(", "));
+        text.push_str(&format!("left out, since fireval has no such tasks: {left_out}\n"));
     }
     output::print(&text)?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
-/// A name stands for one model.
-fn ensure_free(place: &Workplace, subject: &Subject) -> Result<()> {
+/// A name stands for one model. A manifest that can't be read says nothing of whose it is.
+fn ensure_free(place: &Workplace, model: &NamedModel) -> Result<()> {
     for (path, manifest) in place.store.manifests()? {
+        let Ok(manifest) = manifest else { continue };
         ensure!(
-            manifest.model != subject.name || manifest.id == subject.id,
+            manifest.model != model.name || manifest.id == model.id,
             "{} is another model already (another version, other model arguments: {}); give this one a --name",
-            subject.name,
+            model.name,
             path.display()
         );
     }

@@ -3,22 +3,22 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::Workplace;
+use super::{Workplace, suggest};
 use crate::compare::{Column, Contender, Outcome};
-use crate::eval::{self, Conditions, Questions, Run, Subject};
+use crate::eval::{self, Conditions, NamedModel, Run, TaskDocuments};
 use crate::gate::baseline::Baseline;
 use crate::memory::Memory;
 use crate::model::device::{Card, DeviceName};
 use crate::model::home::{Arithmetic, Home};
 use crate::model_id::Quantization;
 use crate::progress::Progress;
-use crate::project::{ModelSpec, Source};
+use crate::project::{IMPORTED, ModelSpec, Source};
 use crate::protocol::Protocol;
 use crate::store::Store;
 use crate::task::{self, DataSource, Task};
-use crate::weights::writer::Dtype;
+use crate::weights::Dtype;
 
 /// What is asked, and how.
 #[derive(Args)]
@@ -34,6 +34,9 @@ pub struct MeasureFlags {
     limit: Option<usize>,
     #[command(flatten)]
     asked: AskedFlags,
+    /// Whether a baseline says how to ask, so that the project file does not, also where the baseline has no limit.
+    #[arg(skip)]
+    as_baseline: bool,
 }
 
 /// By whose rules a model is asked, and how it is held.
@@ -106,8 +109,13 @@ pub struct Measurement<'a> {
     pub conditions: Conditions,
     /// Overrides for every model.
     held: HeldFlags,
+    /// The tasks as they were named, by a file's path too.
+    names: Vec<String>,
+    /// The options that say how to ask, and those that say of what, as they were typed.
+    typed: Vec<String>,
+    typed_tasks: Vec<String>,
     /// The documents, once made; under a chat template they are each model's own.
-    questions: Option<Vec<Questions>>,
+    questions: Option<Vec<TaskDocuments>>,
 }
 
 impl SourceFlags {
@@ -121,6 +129,24 @@ impl SourceFlags {
     }
 }
 
+impl AskedFlags {
+    fn typed(&self) -> Vec<String> {
+        let AskedFlags { source: SourceFlags { protocol, data }, chat_template, held } = self;
+        let HeldFlags { dtype, quantization, run: RunFlags { decoder, device, .. } } = held;
+        let decoder = decoder.and_then(|decoder| decoder.to_possible_value());
+        let options = [
+            ("--data", data.clone()),
+            ("--protocol", protocol.map(|protocol| protocol.name().to_owned())),
+            ("--dtype", dtype.map(|dtype| dtype.name().to_owned())),
+            ("--quantization", quantization.map(|held| held.name().to_owned())),
+            ("--decoder", decoder.map(|decoder| decoder.get_name().to_owned())),
+            ("--device", device.map(|device| device.to_string())),
+        ];
+        let given = options.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
+        given.flatten().chain(chat_template.then(|| "--chat-template".to_owned())).collect()
+    }
+}
+
 /// Loads a task by name, with the project's own task files before the built-in ones.
 pub fn load_task(place: &Workplace, name: &str) -> Result<Task> {
     Task::load(name, place.project.eval.task_dir.as_deref())
@@ -129,7 +155,7 @@ pub fn load_task(place: &Workplace, name: &str) -> Result<Task> {
 impl MeasureFlags {
     /// At most `limit` documents of one task.
     pub fn of_task(task: String, limit: Option<usize>, asked: AskedFlags) -> MeasureFlags {
-        MeasureFlags { suite: None, tasks: Some(vec![task]), limit, asked }
+        MeasureFlags { suite: None, tasks: Some(vec![task]), limit, asked, as_baseline: false }
     }
 
     /// With at most `limit` documents of each task where neither tasks nor a limit are asked for.
@@ -142,6 +168,7 @@ impl MeasureFlags {
 
     /// As `baseline` was asked where no flag says otherwise.
     pub fn like(mut self, baseline: &Baseline) -> MeasureFlags {
+        self.as_baseline = true;
         if self.suite.is_none() {
             self.tasks.get_or_insert_with(|| baseline.task_names());
         }
@@ -173,15 +200,24 @@ impl MeasureFlags {
         let conditions = Conditions {
             protocol: asked.source.protocol(place),
             data: asked.source.data(place),
-            limit: self.limit.or(settings.limit),
-            chat_template: asked.chat_template || settings.chat_template,
+            limit: self.limit.or(settings.limit.filter(|_| !self.as_baseline)),
+            chat_template: asked.chat_template || (settings.chat_template && !self.as_baseline),
         };
         if conditions.chat_template && conditions.protocol == Protocol::LeaderboardV1 {
             bail!("leaderboard-v1 never used a chat template; ask with --protocol lm-eval-latest");
         }
         let held = asked.held;
         held.run.take_threads()?;
-        Ok(Measurement { place, tasks, conditions, held, questions: None })
+        let (typed, typed_tasks) = (asked.typed(), self.typed_tasks());
+        Ok(Measurement { place, tasks, conditions, held, names, typed, typed_tasks, questions: None })
+    }
+
+    fn typed_tasks(&self) -> Vec<String> {
+        match (&self.tasks, &self.suite) {
+            (Some(tasks), _) => vec!["--tasks".to_owned(), tasks.join(",")],
+            (None, Some(suite)) => vec!["--suite".to_owned(), suite.clone()],
+            (None, None) => Vec::new(),
+        }
     }
 }
 
@@ -240,17 +276,19 @@ impl Measurement<'_> {
     /// A run of the model on each task.
     pub fn runs(&mut self, spec: &ModelSpec, missing: Missing) -> Result<Vec<Run>> {
         let store = &self.place.store;
-        let subject = Subject { name: spec.name.clone(), id: spec.id(store)? };
+        let model = NamedModel { name: spec.name.clone(), id: spec.id(store)? };
         self.ask(spec)?;
         let questions = self.questions.as_deref().unwrap_or_default();
         // Nobody can ask an imported model more.
         let is_imported = matches!(spec.source, Source::Imported(_));
         match if is_imported { Missing::Refuse } else { missing } {
-            Missing::Refuse => eval::stored(&subject, questions, &self.conditions, store),
+            Missing::Refuse => {
+                eval::stored(&model, questions, &self.conditions, store, &self.next_step(&spec.name, store))
+            }
             Missing::Evaluate => {
                 let progress = Progress::new(&spec.name, "tok");
-                let mut open = || spec.open(&subject.id, self.held.run.memory());
-                let runs = eval::evaluate(&subject, &mut open, questions, &self.conditions, store, &progress);
+                let mut open = || spec.open(&model.id, self.held.run.memory());
+                let runs = eval::evaluate(&model, &mut open, questions, &self.conditions, store, &progress);
                 progress.finish();
                 runs
             }
@@ -260,7 +298,7 @@ impl Measurement<'_> {
 
 impl Measurement<'_> {
     /// The documents that `spec` is asked, a list for each task.
-    pub fn questions(&mut self, spec: &ModelSpec) -> Result<&[Questions]> {
+    pub fn questions(&mut self, spec: &ModelSpec) -> Result<&[TaskDocuments]> {
         self.ask(spec)?;
         Ok(self.questions.as_deref().unwrap_or_default())
     }
@@ -273,10 +311,37 @@ impl Measurement<'_> {
         Ok(())
     }
 
-    /// The runs of `subject` in `store`, of the documents that `spec` is asked; evaluates nothing.
-    pub fn stored(&mut self, subject: &Subject, store: &Store, spec: &ModelSpec) -> Result<Vec<Run>> {
+    /// The runs of `model` in `store`, of the documents that `spec` is asked; evaluates nothing.
+    pub fn stored(&mut self, model: &NamedModel, store: &Store, spec: &ModelSpec) -> Result<Vec<Run>> {
         self.ask(spec)?;
-        eval::stored(subject, self.questions.as_deref().unwrap_or_default(), &self.conditions, store)
+        let (questions, next) = (self.questions.as_deref().unwrap_or_default(), self.next_step(&model.name, store));
+        eval::stored(model, questions, &self.conditions, store, &next)
+    }
+
+    /// What to do about documents that `store` lacks.
+    fn next_step(&self, model: &str, store: &Store) -> String {
+        if model.starts_with(IMPORTED) {
+            return "they are not in what was imported (under these options)".to_owned();
+        }
+        let words = ["eval", model].map(str::to_owned).into_iter().chain(self.typed_tasks.iter().cloned());
+        format!("run `{}`", suggest::command(words.chain(self.options("--limit", store))))
+    }
+
+    /// What shows the flips between two models, task by task.
+    pub fn flips_commands(&self, first: &str, other: &str) -> Vec<String> {
+        let options = self.options("--documents", &self.place.store);
+        let command = |task: &String| {
+            let words = ["flips", task.trim(), first, other].map(str::to_owned);
+            suggest::command(words.into_iter().chain(options.iter().cloned()))
+        };
+        self.names.iter().map(command).collect()
+    }
+
+    /// Of a command that asks as this measurement does, and calls the number of documents `limit`.
+    fn options(&self, limit: &str, store: &Store) -> Vec<String> {
+        let limit = self.conditions.limit.map(|count| [limit.to_owned(), count.to_string()]);
+        let limit = limit.into_iter().flatten();
+        limit.chain(self.typed.iter().cloned()).chain(self.place.options(store)).collect()
     }
 
     /// The most memory that an evaluation may use.

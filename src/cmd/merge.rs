@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::measure::RunFlags;
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
 use crate::model_id::{Quantization, own_dtype};
 use crate::project::ModelSpec;
 use crate::transform::merge::{MergeSummary, merge};
 use crate::transform::verify::{Way, verify};
-use crate::weights::writer::Dtype;
-use crate::weights::{Checkpoint, Format};
+use crate::weights::{Checkpoint, Dtype, Format};
 
 /// Write a model with its adapter merged into the weights, shard by shard.
 #[derive(clap::Args)]
@@ -34,7 +33,7 @@ pub struct Args {
     run: RunFlags,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let home = args.run.home()?;
     args.run.take_threads()?;
     let spec = place.project.resolve(&args.model)?;
@@ -58,7 +57,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
             spec.name
         ))?;
     }
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 /// Which way the model is run when it is scored with its adapter.

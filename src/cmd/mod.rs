@@ -26,11 +26,13 @@ mod report;
 mod runs;
 mod samples;
 mod show;
+mod suggest;
 mod tasks;
 mod upcycle;
 mod verify;
 mod verify_claim;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -84,7 +86,7 @@ enum Command {
 
 /// How a command that did its work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Exit {
     Done,
     /// A check found a difference.
     Differs,
@@ -92,10 +94,33 @@ enum Verdict {
     NotEnough,
 }
 
+impl Exit {
+    /// The program's exit code; 2 is every error's.
+    fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Differs => 1,
+            Exit::NotEnough => 3,
+        }
+    }
+}
+
 /// What every command works in.
 struct Workplace {
     project: Project,
+    /// As `--project` named it.
+    project_file: Option<PathBuf>,
     store: Store,
+}
+
+impl Workplace {
+    /// The options of a command that is to find the project and `store`.
+    fn options(&self, store: &Store) -> Vec<String> {
+        let elsewhere = Some(store.root()).filter(|root| *root != self.project.results());
+        let options = [("--project", self.project_file.as_deref()), ("--results", elsewhere)];
+        let typed = options.map(|(option, path)| Some([option.to_owned(), path?.display().to_string()]));
+        typed.into_iter().flatten().flatten().collect()
+    }
 }
 
 /// Runs the command line; the error, if there is one, has been printed.
@@ -109,21 +134,19 @@ pub fn main() -> ExitCode {
         }
     };
     match run(cli) {
-        Ok(Verdict::Done) => ExitCode::SUCCESS,
-        Ok(Verdict::Differs) => ExitCode::from(1),
-        Ok(Verdict::NotEnough) => ExitCode::from(3),
+        Ok(exit) => ExitCode::from(exit.code()),
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::from(2)
         }
     }
 }
 
-fn run(cli: Cli) -> Result<Verdict> {
+fn run(cli: Cli) -> Result<Exit> {
     let project = Project::open(cli.project.as_deref())?;
     let results = cli.results.unwrap_or_else(|| project.results());
-    let place = Workplace { store: Store::new(&results), project };
+    let place = Workplace { store: Store::new(&results), project, project_file: cli.project };
     match cli.command {
         Command::Eval(args) => eval::run(&place, args),
         Command::Compare(args) => compare::run(&place, args),

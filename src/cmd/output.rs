@@ -1,4 +1,4 @@
-//! Where text goes: standard output, or a file that is replaced whole.
+//! Where text goes: standard output, a file that is replaced whole, or a pipe or device.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -33,11 +33,18 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// hold.
 pub fn check_writable(file: Option<&Path>) -> Result<()> {
     let Some(file) = file else { return Ok(()) };
-    ensure!(!file.is_dir(), "can't write {}: it is a folder", file.display());
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    disk::make_folder(folder).with_context(|| format!("can't write {}", file.display()))?;
+    let place = || format!("can't write {}", file.display());
+    ensure!(!file.is_dir(), "{}: it is a folder", place());
+    let is_named = file.file_name().is_some() && !file.as_os_str().as_encoded_bytes().ends_with(b"/");
+    ensure!(is_named, "can't write {file:?}: a file's name is missing at its end");
+    if disk::is_stream(file) {
+        return Ok(());
+    }
+    let target = disk::target(file).with_context(place)?;
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    disk::make_folder(folder).with_context(place)?;
     let probe = folder.join(format!(".fireval.{}.tmp", std::process::id()));
-    std::fs::write(&probe, b"").with_context(|| format!("can't write {}", file.display()))?;
+    std::fs::write(&probe, b"").with_context(place)?;
     std::fs::remove_file(&probe).with_context(|| format!("can't remove {}", probe.display()))
 }
 

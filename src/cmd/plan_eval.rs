@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
 use crate::gate::plan::{Assumed, plan};
 use crate::report;
 
@@ -29,7 +29,7 @@ pub struct Args {
     rerun: bool,
 }
 
-pub fn run(_place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(_place: &Workplace, args: Args) -> Result<Exit> {
     let assumed = match (args.flips, args.rerun) {
         (Some(share), _) => Assumed::Flips(share),
         (None, true) => Assumed::ReRun,
@@ -37,5 +37,5 @@ pub fn run(_place: &Workplace, args: Args) -> Result<Verdict> {
     };
     let plan = plan(args.margin / 100.0, args.power, args.confidence, assumed)?;
     output::print(&report::plan::print(&plan))?;
-    Ok(if plan.enough { Verdict::Done } else { Verdict::NotEnough })
+    Ok(if plan.enough { Exit::Done } else { Exit::NotEnough })
 }

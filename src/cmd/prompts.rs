@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::measure::{SourceFlags, count, load_task};
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
 use crate::request::Request;
 use crate::task::Document;
 
@@ -45,14 +45,14 @@ struct Asked<'a> {
     until: Option<&'a [String]>,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let task = load_task(place, &args.task)?;
     let documents = task.documents(args.source.protocol(place), &args.source.data(place), args.limit, None)?;
     let LineFormat::Jsonl = args.format;
     for document in &documents {
         output::print(&line(task.name(), document)?)?;
     }
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 fn line(task: &str, document: &Document) -> Result<String> {

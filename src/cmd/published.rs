@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::{Verdict, output};
+use super::{Exit, output};
 use crate::published::averages::{self, Averages};
 use crate::published::{Published, rows_of, size};
+use crate::report::one_line;
 
 /// Check the old leaderboard's rows.
 #[derive(clap::Args)]
@@ -32,13 +33,13 @@ pub struct CheckArgs {
     file: Option<PathBuf>,
 }
 
-pub fn run(args: Args) -> Result<Verdict> {
+pub fn run(args: Args) -> Result<Exit> {
     let Action::Check(CheckArgs { file }) = args.action;
     let (place, rows) = rows_of(file.as_deref())?;
     let found = averages::check(&rows);
     output::print(&text(&place, rows.len(), &found))?;
     let holds = found.rest.is_empty() && found.impossible.is_empty();
-    Ok(if holds { Verdict::Done } else { Verdict::Differs })
+    Ok(if holds { Exit::Done } else { Exit::Differs })
 }
 
 fn text(place: &str, rows: usize, found: &Averages) -> String {
@@ -53,7 +54,7 @@ fn text(place: &str, rows: usize, found: &Averages) -> String {
         rest.len(),
         impossible.len()
     );
-    let named = |row: &Published| format!("line {}: {} ({})", row.line, row.model, row.precision.name());
+    let named = |row: &Published| format!("line {}: {} ({})", row.line, one_line(&row.model), row.precision.name());
     for row in rest {
         text.push_str(&format!(
             "{}: average {:.2}, the mean of its scores is {:.4}\n",

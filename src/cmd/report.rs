@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use super::measure::{MeasureFlags, Measurement, Missing, count};
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output, suggest};
 use crate::compare::why::{self, Flip};
 use crate::compare::{self, Contender, Outcome};
-use crate::eval::{Questions, Run};
+use crate::eval::{Run, TaskDocuments};
 use crate::model::names;
 use crate::project::{ModelSpec, Source};
 use crate::published::Billions;
@@ -41,7 +41,7 @@ pub struct Args {
     samples: Option<PathBuf>,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let mut measurement = args.measure.measurement(place)?;
     let specs = measurement.resolve(&args.models)?;
     let samples = args.samples.as_deref().map(Sheet::read).transpose()?;
@@ -65,7 +65,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         command: &command(),
     })?;
     output::deliver(&text, Some(&args.output))?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 /// Refuses answers of a model that goes by the name of a compared one and is another.
@@ -83,15 +83,9 @@ fn check_answers(sheet: &Sheet, contenders: &[Contender]) -> Result<()> {
     Ok(())
 }
 
-/// The command line as it was typed, quoted where a shell needs it.
+/// The command line as it was typed.
 fn command() -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@=,+".contains(c);
-    let quoted = |word: String| match !word.is_empty() && word.chars().all(is_plain) {
-        true => word,
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    };
-    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
-    ["fireval".to_owned()].into_iter().chain(words).collect::<Vec<String>>().join(" ")
+    suggest::command(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()))
 }
 
 /// What is known of how the scores came to be; dates and times are those of the stored runs, where they are the same runs.
@@ -175,12 +169,12 @@ fn flips(
 }
 
 /// What was asked in the first `limit` flips of each task.
-fn prompts(questions: &[Questions], flips: &[Vec<Flip>], limit: usize) -> Vec<Vec<String>> {
+fn prompts(questions: &[TaskDocuments], flips: &[Vec<Flip>], limit: usize) -> Vec<Vec<String>> {
     let prompt = |document: &Document| match document.requests.first() {
         Some(Request::LogLikelihood { context, .. } | Request::Generate { context, .. }) => context.to_string(),
         None => String::new(),
     };
-    let of_task = |(questions, flips): (&Questions, &Vec<Flip>)| {
+    let of_task = |(questions, flips): (&TaskDocuments, &Vec<Flip>)| {
         flips.iter().take(limit).map(|flip| prompt(&questions.documents[flip.index])).collect()
     };
     questions.iter().zip(flips).map(of_task).collect()

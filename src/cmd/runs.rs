@@ -3,10 +3,11 @@
 use anyhow::Result;
 
 use super::measure::load_task;
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
+use crate::report::one_line;
 use crate::store::{self, Manifest, Verified};
 
-/// List stored runs: model, digest, protocol, task, score, documents, date.
+/// List stored runs: model, digest, protocol, task, score, documents, date. Exit code 1 if one can't be read.
 #[derive(clap::Args)]
 pub struct Args {
     /// Check them instead: every line's checksum, every manifest's documents and estimates. Exit code 1 if one is wrong.
@@ -14,14 +15,14 @@ pub struct Args {
     verify: bool,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     if args.verify { verify(place) } else { list(place) }
 }
 
-fn verify(place: &Workplace) -> Result<Verdict> {
+fn verify(place: &Workplace) -> Result<Exit> {
     let verified = store::verify(&place.store, &|name| load_task(place, name))?;
     output::print(&findings(&verified))?;
-    Ok(if verified.is_whole() { Verdict::Done } else { Verdict::Differs })
+    Ok(if verified.is_whole() { Exit::Done } else { Exit::Differs })
 }
 
 fn findings(verified: &Verified) -> String {
@@ -41,17 +42,21 @@ fn findings(verified: &Verified) -> String {
     text
 }
 
-fn list(place: &Workplace) -> Result<Verdict> {
+fn list(place: &Workplace) -> Result<Exit> {
     let runs = place.store.manifests()?;
     let mut text = String::new();
     for (_, run) in &runs {
-        text.push_str(&line(run)?);
+        match run {
+            Ok(run) => text.push_str(&line(run)?),
+            Err(error) => text.push_str(&format!("wrong: {}\n", one_line(&format!("{error:#}")))),
+        }
     }
     if runs.is_empty() {
         text = format!("no runs in {} yet: `fireval eval MODEL` makes some\n", place.store.root().display());
     }
     output::print(&text)?;
-    Ok(Verdict::Done)
+    let is_whole = runs.iter().all(|(_, run)| run.is_ok());
+    Ok(if is_whole { Exit::Done } else { Exit::Differs })
 }
 
 fn line(run: &Manifest) -> Result<String> {
@@ -61,7 +66,7 @@ fn line(run: &Manifest) -> Result<String> {
     let chat = if run.chat_template { " chat" } else { "" };
     Ok(format!(
         "{}  {}  {}{chat}  {}  {} {:.2}{stderr}  {} documents{mark}  {}\n",
-        run.model,
+        one_line(&run.model),
         &run.id.digest()[..12],
         run.protocol.name(),
         run.task,

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
 use super::measure::HeldFlags;
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
 use crate::disk;
 use crate::engine::sampling::Sampling;
 use crate::progress::Progress;
@@ -56,7 +56,7 @@ enum SheetFormat {
     Json,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     args.held.run.take_threads()?;
     let prompts = samples::read(&args.prompts)?;
     output::check_writable(args.save.as_deref())?;
@@ -81,7 +81,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         SheetFormat::Markdown => report::samples::markdown(&sheet),
         SheetFormat::Json => sheet.to_json(),
     })?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 impl Args {

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::measure::{SourceFlags, load_task};
 use super::prompts::document_of_row;
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
 use crate::engine::tokens::Encoder;
 use crate::model::config::ModelConfig;
 use crate::protocol::Protocol;
@@ -29,7 +29,7 @@ pub struct Args {
     model: Option<String>,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let task = load_task(place, &args.task)?;
     let protocol = args.source.protocol(place);
     let documents = task.documents(protocol, &args.source.data(place), None, None)?;
@@ -41,7 +41,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         text.push_str(&tokens(place, model, protocol, &document)?);
     }
     output::print(&text)?;
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 /// Each different context once, followed by the continuations that it is asked with.
@@ -68,12 +68,9 @@ fn tokens(place: &Workplace, model: &str, protocol: Protocol, document: &Documen
     let path = place.project.resolve(model)?.checkpoint()?;
     let tokenizer = Tokenizer::open(&path)?;
     let checkpoint = Checkpoint::open(&path)?;
-    let config = ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())?;
-    let encoder = Encoder {
-        tokenizer: &tokenizer,
-        special_tokens: protocol.special_tokens(),
-        max_length: config.max_position_embeddings,
-    };
+    let config = ModelConfig::of(&checkpoint)?;
+    let encoder =
+        Encoder { tokenizer: &tokenizer, protocol: Some(protocol), max_length: config.max_position_embeddings };
     let spelled = |ids: &[u32]| -> Result<String> {
         let pieces: Result<Vec<String>> =
             ids.iter().map(|&id| Ok(format!("{id}:{:?}", tokenizer.decode(&[id])?))).collect();

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::measure::load_task;
-use super::{Verdict, Workplace, output, verify};
+use super::{Exit, Workplace, output, verify};
 use crate::protocol::Protocol;
 use crate::task::known_tasks;
 
@@ -22,13 +22,13 @@ enum Action {
     Verify(verify::Args),
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     match (args.action, args.name) {
         (Some(Action::Verify(args)), _) => return verify::run(place, args),
         (None, Some(name)) => output::print(load_task(place, &name)?.text())?,
         (None, None) => output::print(&list(place)?)?,
     }
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 fn list(place: &Workplace) -> Result<String> {

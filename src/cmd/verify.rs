@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::measure::{SourceFlags, count, load_task};
-use super::{Verdict, Workplace, output};
+use super::{Exit, Workplace, output};
 use crate::protocol::Protocol;
 use crate::task::{DataSource, Document, bundled_hashes, known_tasks};
 
@@ -43,7 +43,7 @@ enum Reference {
     BuiltIn,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let data = args.source.data(place);
     let reference = Reference::of(args.reference.clone(), &data)?;
     let protocols = match args.source.protocol {
@@ -61,7 +61,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
         output::print(&format!("{}: {equal} documents equal, {different} different\n", protocol.name()))?;
         all_equal &= different == 0;
     }
-    Ok(if all_equal { Verdict::Done } else { Verdict::Differs })
+    Ok(if all_equal { Exit::Done } else { Exit::Differs })
 }
 
 /// How many of a task's documents are equal and how many are not; prints a line on it, and the first that differ.

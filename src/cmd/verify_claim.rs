@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Verdict, output};
+use super::{Exit, output};
 use crate::claim::{self, Checked, Report, tasks};
 use crate::published::rows_of;
 
@@ -26,7 +26,7 @@ pub struct Args {
     published: Option<PathBuf>,
 }
 
-pub fn run(args: Args) -> Result<Verdict> {
+pub fn run(args: Args) -> Result<Exit> {
     let place = args.card.display().to_string();
     let markdown = std::fs::read_to_string(&args.card).with_context(|| format!("can't read {place}"))?;
     let (rows_place, rows) = rows_of(args.published.as_deref())?;
@@ -35,7 +35,7 @@ pub fn run(args: Args) -> Result<Verdict> {
         bail!("{place}: {}", nothing(&report));
     }
     output::print(&text(&place, &rows_place, &report))?;
-    Ok(if report.findings().next().is_none() { Verdict::Done } else { Verdict::Differs })
+    Ok(if report.findings().next().is_none() { Exit::Done } else { Exit::Differs })
 }
 
 /// Why there is nothing to check.

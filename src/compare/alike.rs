@@ -3,13 +3,36 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Contender, Outcome};
+use super::{Column, Contender, Outcome};
 use crate::eval::Run;
 use crate::protocol::Protocol;
 use crate::score::DocScore;
+use crate::task::{Task, known_tasks};
 
-/// Refuses what can't be compared, with the reason.
-pub fn check(protocol: Protocol, contenders: &[Contender]) -> Result<()> {
+/// Whose questions a task's file asks. Published rows answered those of the built-in files, and the noise of 16-bit types is
+/// known of these alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskFile {
+    BuiltIn,
+    /// Another file under the name of a built-in task.
+    Changed,
+    /// Of a task of one's own.
+    Own,
+}
+
+impl TaskFile {
+    pub fn of(task: &Task) -> TaskFile {
+        let name = task.name().split('/').next().unwrap_or_default();
+        if !known_tasks().iter().any(|known| known == name) {
+            return TaskFile::Own;
+        }
+        let is_built_in = Task::load(name, None).is_ok_and(|built_in| built_in.digest() == task.digest());
+        if is_built_in { TaskFile::BuiltIn } else { TaskFile::Changed }
+    }
+}
+
+/// Refuses what can't be compared, with the reason. `columns` are the runs' tasks.
+pub fn check(protocol: Protocol, columns: &[Column], contenders: &[Contender]) -> Result<()> {
     let measured: Vec<(&str, &[Run])> = contenders
         .iter()
         .filter_map(|contender| match &contender.outcome {
@@ -18,7 +41,7 @@ pub fn check(protocol: Protocol, contenders: &[Contender]) -> Result<()> {
         })
         .collect();
     for (model, runs) in &measured {
-        for run in *runs {
+        for (run, column) in runs.iter().zip(columns) {
             let (manifest, name) = (&run.manifest, &run.manifest.task);
             ensure!(manifest.protocol == protocol, "{model}, {name}: measured by {}", manifest.protocol.name());
             let published = measured.len() < contenders.len();
@@ -28,6 +51,11 @@ pub fn check(protocol: Protocol, contenders: &[Contender]) -> Result<()> {
                 protocol.name(),
                 if manifest.chat_template { " with a chat template" } else { "" },
                 Protocol::LeaderboardV1.name(),
+            );
+            ensure!(
+                !published || column.file != TaskFile::Changed,
+                "{model}, {name}: its task file is not the built-in one, whose questions published rows answered; leave the task \
+                 out with --tasks, or give it another `name`"
             );
         }
     }

@@ -102,6 +102,10 @@ pub fn unpaired(before: &Cell, after: &Cell) -> Difference {
 pub fn of_average(cells: &[Option<Cell>], value: f64) -> Option<Difference> {
     let differences: Option<Vec<Difference>> = cells.iter().map(|cell| cell.and_then(|cell| cell.difference)).collect();
     let differences = differences?;
+    if let [only] = differences[..] {
+        // The same difference has the same test; what it says of single documents stays with its task.
+        return Some(Difference { holm: None, flips: None, in_noise: false, ..only });
+    }
     let weight = 1.0 / differences.len() as f64;
     let squares: Option<f64> = differences.iter().map(|difference| Some(difference.stderr?.powi(2))).sum();
     let parts: Option<Vec<Part>> = differences
@@ -147,6 +151,12 @@ pub fn flips(first: &Run, other: &Run) -> Option<Flips> {
     let (before, now) = (values(first)?, values(other)?);
     let counted = is_right_or_wrong(&before) && is_right_or_wrong(&now);
     counted.then(|| Flips::of(before.iter().zip(&now).map(|(&before, &now)| (before == 1.0, now == 1.0))))
+}
+
+/// Whether the run's interval is the bootstrap's: answers are shares, and it has no subtasks.
+pub fn is_bootstrapped(run: &Run) -> bool {
+    let has_subtasks = run.scores.iter().any(|score| score.subtask != run.scores[0].subtask);
+    !has_subtasks && values(run).is_some_and(|values| !is_right_or_wrong(&values))
 }
 
 /// The differences of each subtask, in the order of their names.

@@ -12,9 +12,11 @@ pub mod why;
 
 use anyhow::{Result, bail, ensure};
 
+pub use alike::TaskFile;
+
 use crate::eval::Run;
 use crate::protocol::Protocol;
-use crate::published::{self, COLUMNS, Published};
+use crate::published::{self, Published};
 use crate::stats::paired::Flips;
 use crate::stats::{Interval, holm};
 use crate::task::Task;
@@ -51,6 +53,7 @@ pub struct Column {
     pub task: String,
     pub title: String,
     pub metric: String,
+    pub file: TaskFile,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +113,7 @@ impl Column {
             task: task.name().to_owned(),
             title: task.title().to_owned(),
             metric: task.metric(protocol).to_owned(),
+            file: TaskFile::of(task),
         }
     }
 }
@@ -117,7 +121,7 @@ impl Column {
 /// Compares `contenders`, each with a run for each of `columns` in that order, with the first of them.
 pub fn compare(protocol: Protocol, columns: Vec<Column>, contenders: &[Contender]) -> Result<Comparison> {
     let Some(first) = contenders.first() else { bail!("nothing to compare: name at least one model") };
-    alike::check(protocol, contenders)?;
+    alike::check(protocol, &columns, contenders)?;
     let mut rows: Vec<Row> = Vec::new();
     for contender in contenders {
         let mut row = plain_row(&columns, contender)?;
@@ -126,7 +130,8 @@ pub fn compare(protocol: Protocol, columns: Vec<Column>, contenders: &[Contender
         }
         rows.push(row);
     }
-    Ok(Comparison { protocol, columns, rows, notes: notes::notes(contenders) })
+    let notes = notes::notes(&columns, contenders);
+    Ok(Comparison { protocol, columns, rows, notes })
 }
 
 /// A contender's scores, without differences.
@@ -165,11 +170,14 @@ fn held(outcome: &Outcome) -> String {
 
 /// Over all six tasks the leaderboard's own average, which it took of unrounded scores.
 fn known_average(columns: &[Column], outcome: &Outcome) -> Option<f64> {
-    let all_six = columns.iter().map(|column| column.task.as_str()).eq(COLUMNS.iter().map(|(task, _)| *task));
     match outcome {
-        Outcome::Published(row) if all_six => Some(row.average / 100.0),
+        Outcome::Published(row) if are_the_six(columns) => Some(row.average / 100.0),
         Outcome::Published(_) | Outcome::Measured(_) => None,
     }
+}
+
+fn are_the_six(columns: &[Column]) -> bool {
+    published::are_the_six(columns.iter().map(|column| column.task.as_str()))
 }
 
 /// The differences of `row` to the baseline, and what they are worth beside each other.
@@ -188,7 +196,8 @@ fn add_differences(
                 }
                 (Outcome::Published(_), _) | (_, Outcome::Published(_)) => difference::unpaired(before, cell),
             };
-            found.in_noise = published::is_noise(&columns[index].task, found.value)?;
+            let Column { task, file, .. } = &columns[index];
+            found.in_noise = *file == TaskFile::BuiltIn && published::is_noise(task, found.value)?;
             cell.difference = Some(found);
         }
     }
@@ -196,8 +205,8 @@ fn add_differences(
     if let (Some(average), Some(before)) = (&mut row.average, &baseline.average) {
         let mut found = difference::of_average(&row.cells, average.score - before.score);
         if let Some(found) = &mut found {
-            let all_six = columns.iter().map(|column| column.task.as_str()).eq(COLUMNS.iter().map(|(task, _)| *task));
-            found.in_noise = all_six && published::is_noise("average", found.value)?;
+            let is_known = are_the_six(columns) && columns.iter().all(|column| column.file == TaskFile::BuiltIn);
+            found.in_noise = is_known && published::is_noise("average", found.value)?;
         }
         average.difference = found;
     }

@@ -1,6 +1,8 @@
 //! What a reader has to know to read a comparison's numbers.
 
-use super::{Contender, Outcome, held};
+use super::{Column, Contender, Outcome, TaskFile, difference, held};
+use crate::eval::Run;
+use crate::stats::bootstrap::FEW;
 
 /// How rows and runs name weights of 4 bits.
 const FOUR_BITS: [&str; 3] = ["nf4", "4bit", "GPTQ"];
@@ -9,7 +11,7 @@ const FOUR_BITS: [&str; 3] = ["nf4", "4bit", "GPTQ"];
 const FOUR_BIT_COST: f64 = 2.61;
 
 /// In the order of importance to whoever reads only the first.
-pub fn notes(contenders: &[Contender]) -> Vec<String> {
+pub fn notes(columns: &[Column], contenders: &[Contender]) -> Vec<String> {
     let mut notes = Vec::new();
     let mut published: Vec<String> = Vec::new();
     for Contender { model, outcome } in contenders {
@@ -30,6 +32,8 @@ pub fn notes(contenders: &[Contender]) -> Vec<String> {
         ));
     }
     notes.extend(partial_note(contenders));
+    notes.extend(changed_note(columns, contenders));
+    notes.extend(few_note(contenders));
     let measured: Vec<(String, &str)> = contenders
         .iter()
         .filter(|contender| matches!(contender.outcome, Outcome::Measured(_)))
@@ -59,6 +63,31 @@ fn four_bit_note(contenders: &[Contender]) -> Option<String> {
             four.join(", ")
         )
     })
+}
+
+/// Which measured tasks are a benchmark's by name alone.
+fn changed_note(columns: &[Column], contenders: &[Contender]) -> Option<String> {
+    let changed = columns.iter().filter(|column| column.file == TaskFile::Changed);
+    let changed: Vec<&str> = changed.map(|column| column.task.as_str()).collect();
+    let measured = contenders.iter().any(|contender| matches!(contender.outcome, Outcome::Measured(_)));
+    (measured && !changed.is_empty())
+        .then(|| format!("{}: the task file is not the built-in one: not the benchmark's scores", changed.join(", ")))
+}
+
+/// Where too few documents are bootstrapped: intervals are widened for that, but not for what few values hide of their skewness
+/// (`results/README.md` says how much is left).
+fn few_note(contenders: &[Contender]) -> Option<String> {
+    let measured = contenders.iter().filter_map(|contender| match &contender.outcome {
+        Outcome::Measured(runs) => Some(runs),
+        Outcome::Published(_) => None,
+    });
+    let is_few = |run: &&Run| run.scores.len() < FEW && difference::is_bootstrapped(run);
+    let run = measured.flatten().find(is_few)?;
+    let (task, documents) = (&run.manifest.task, run.scores.len());
+    Some(format!(
+        "{task}: of {documents} documents the bootstrap's intervals are too narrow, and its p too small, where answers are skewed; \
+         ask {FEW} or more"
+    ))
 }
 
 fn partial_note(contenders: &[Contender]) -> Option<String> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::difference::paired_stderr;
 use super::notes::notes;
 use super::*;
+use crate::published::COLUMNS;
 use crate::score::DocScore;
 use crate::stats::Estimate;
 use crate::store::manifest::tests::manifest;
@@ -32,7 +33,8 @@ fn run(task: &str, metric: &str, values: &[(&str, f64)]) -> Run {
 }
 
 fn column(task: &str) -> Column {
-    Column { task: task.to_owned(), title: task.to_owned(), metric: "acc".to_owned() }
+    let file = if published::size(task).is_some() { TaskFile::BuiltIn } else { TaskFile::Own };
+    Column { task: task.to_owned(), title: task.to_owned(), metric: "acc".to_owned(), file }
 }
 
 fn measured(model: &str, runs: Vec<Run>) -> Contender {
@@ -61,6 +63,18 @@ fn differences_are_paired_by_document() {
     let average = found.rows[1].average.unwrap().difference.unwrap();
     near(average.value, 0.25);
     near(average.stderr.unwrap(), 0.25);
+    assert_eq!((average.p_value, average.interval), (difference.p_value, difference.interval), "of one task");
+}
+
+#[test]
+fn few_shares_are_said_to_be_few() {
+    let notes_of = |count: u32| {
+        let values: Vec<(&str, f64)> = (0..count).map(|doc| ("s", f64::from(doc) / 100.0)).collect();
+        let runs = vec![run("s", "mc2", &values), run("t", "acc", &[("t", 1.0), ("t", 0.0)])];
+        notes(&[column("s"), column("t")], &[measured("a", runs)]).join("\n")
+    };
+    assert!(notes_of(39).contains("s: of 39 documents the bootstrap's intervals are too narrow"));
+    assert!(!notes_of(40).contains("bootstrap"), "and right or wrong answers have no bootstrap");
 }
 
 #[test]
@@ -140,12 +154,35 @@ fn unlike_runs_are_refused_with_the_reason() {
 }
 
 #[test]
+fn a_changed_task_file_is_not_the_benchmark() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = Task::load("arc_challenge", None).unwrap().text().replace("shots = 25", "shots = 24");
+    std::fs::write(folder.path().join("arc_challenge.toml"), text).unwrap();
+    let of = |name: &str| TaskFile::of(&Task::load(name, Some(folder.path())).unwrap());
+    assert_eq!((of("arc_challenge"), of("mmlu/astronomy")), (TaskFile::Changed, TaskFile::BuiltIn));
+
+    let alike = || measured("a", vec![run("arc_challenge", "acc", &[("t", 1.0), ("t", 0.0)])]);
+    let changed = || vec![Column { file: TaskFile::Changed, ..column("arc_challenge") }];
+    let noise = |columns: Vec<Column>| {
+        let found = compare(Protocol::LeaderboardV1, columns, &[alike(), alike()]).unwrap();
+        (found.rows[1].cells[0].unwrap().difference.unwrap().in_noise, found.notes)
+    };
+    assert!(noise(vec![column("arc_challenge")]).0);
+    let (in_noise, notes) = noise(changed());
+    assert!(!in_noise && notes.iter().any(|note| note.starts_with("arc_challenge: the task file")), "{notes:?}");
+    let beside = [alike(), row("mistralai/Mixtral-8x7B-v0.1")];
+    let error = compare(Protocol::LeaderboardV1, changed(), &beside).unwrap_err().to_string();
+    assert!(error.contains("a, arc_challenge: its task file is not the built-in one"), "{error}");
+    assert!(compare(Protocol::LeaderboardV1, vec![column("arc_challenge")], &beside).is_ok());
+}
+
+#[test]
 fn notes_say_what_was_held_differently() {
     let mut other = run("t", "acc", &[("t", 1.0)]);
     other.manifest.id.quantization = Some("nf4".to_owned());
     other.manifest.warnings.push("dead scorer".to_owned());
     let contenders = [measured("a", vec![run("t", "acc", &[("t", 1.0)])]), measured("b", vec![other])];
-    let notes = notes(&contenders).join("\n");
+    let notes = notes(&[column("t")], &contenders).join("\n");
     assert!(notes.contains("a in f32, b in nf4") && notes.contains("b, t: dead scorer"), "{notes}");
     assert!(notes.contains("1 documents (bundled slice, limit 8)"), "{notes}");
     assert!(notes.contains("4 bits cost") && notes.contains("2.61 points"), "{notes}");

@@ -18,8 +18,8 @@ use crate::chat::ChatTemplate;
 use crate::engine::{Engine, Work};
 use crate::model_id::ModelId;
 use crate::progress::Progress;
-use crate::project::IMPORTED;
 use crate::protocol::Protocol;
+use crate::published;
 use crate::request::{Request, Response};
 use crate::score::DocScore;
 use crate::store::manifest::{self, Manifest};
@@ -37,14 +37,14 @@ pub struct Conditions {
 }
 
 /// A task with its documents.
-pub struct Questions {
+pub struct TaskDocuments {
     pub task: Task,
     pub documents: Vec<Document>,
 }
 
-/// The model an evaluation is about.
+/// The model an evaluation is about, by the name it was asked for by.
 #[derive(Clone, Debug)]
-pub struct Subject {
+pub struct NamedModel {
     pub name: String,
     pub id: ModelId,
 }
@@ -59,10 +59,10 @@ pub struct Run {
 }
 
 /// The documents of all tasks. `chat`: the model's template, if contexts are to be conversations.
-pub fn questions(tasks: &[Task], conditions: &Conditions, chat: Option<&ChatTemplate>) -> Result<Vec<Questions>> {
+pub fn questions(tasks: &[Task], conditions: &Conditions, chat: Option<&ChatTemplate>) -> Result<Vec<TaskDocuments>> {
     let ask = |task: &Task| {
         let documents = task.documents(conditions.protocol, &conditions.data, conditions.limit, chat)?;
-        Ok(Questions { task: task.clone(), documents })
+        Ok(TaskDocuments { task: task.clone(), documents })
     };
     tasks.iter().map(ask).collect()
 }
@@ -70,14 +70,14 @@ pub fn questions(tasks: &[Task], conditions: &Conditions, chat: Option<&ChatTemp
 /// Scores what the store does not hold and returns a run for each of `questions`. `open` is called only if something is
 /// missing.
 pub fn evaluate(
-    subject: &Subject,
+    model: &NamedModel,
     open: &mut dyn FnMut() -> Result<Box<dyn Engine>>,
-    questions: &[Questions],
+    questions: &[TaskDocuments],
     conditions: &Conditions,
     store: &Store,
     progress: &Progress,
 ) -> Result<Vec<Run>> {
-    let mut evaluation = Evaluation::new(subject, questions, conditions, store)?;
+    let mut evaluation = Evaluation::new(model, questions, conditions, store)?;
     let mut spent = vec![Spent::default(); questions.len()];
     if !evaluation.missing().is_empty() {
         evaluation.lock()?;
@@ -88,19 +88,21 @@ pub fn evaluate(
     evaluation.finish(&spent)
 }
 
-/// The runs that the store holds; an error that says what is missing otherwise.
-pub fn stored(subject: &Subject, questions: &[Questions], conditions: &Conditions, store: &Store) -> Result<Vec<Run>> {
-    let evaluation = Evaluation::new(subject, questions, conditions, store)?;
+/// The runs that the store holds; otherwise an error that says what is missing, and what is `next`.
+pub fn stored(
+    model: &NamedModel,
+    questions: &[TaskDocuments],
+    conditions: &Conditions,
+    store: &Store,
+    next: &str,
+) -> Result<Vec<Run>> {
+    let evaluation = Evaluation::new(model, questions, conditions, store)?;
     let missing = evaluation.missing();
     if let Some(first) = missing.first() {
         let all: usize = questions.iter().map(|questions| questions.documents.len()).sum();
-        let next = match subject.name.starts_with(IMPORTED) {
-            true => "they are not in what was imported (under these options)".to_owned(),
-            false => format!("run `fireval eval {}` with the same options", subject.name),
-        };
         bail!(
             "{}: {} of {all} documents are not scored yet, the first in {}; {next}",
-            subject.name,
+            model.name,
             missing.len(),
             questions[first.task].task.name(),
         );
@@ -111,14 +113,14 @@ pub fn stored(subject: &Subject, questions: &[Questions], conditions: &Condition
 /// Stores `answers` that were given elsewhere to the documents of one task, and returns its run. What is stored of them
 /// already has to be the same.
 pub fn record(
-    subject: &Subject,
-    questions: &Questions,
+    model: &NamedModel,
+    questions: &TaskDocuments,
     answers: &dyn Fn(&Document) -> Result<Vec<Response>>,
     conditions: &Conditions,
     store: &Store,
 ) -> Result<Run> {
     let questions = std::slice::from_ref(questions);
-    let mut evaluation = Evaluation::new(subject, questions, conditions, store)?;
+    let mut evaluation = Evaluation::new(model, questions, conditions, store)?;
     evaluation.lock()?;
     for (document, asked) in questions[0].documents.iter().enumerate() {
         let (at, responses) = (At { task: 0, document }, answers(asked)?);
@@ -126,7 +128,7 @@ pub fn record(
             Some(known) => ensure!(
                 known == responses,
                 "{}: {} document {} was answered otherwise in what is stored already; give this one another name",
-                subject.name,
+                model.name,
                 asked.subtask,
                 asked.row
             ),
@@ -151,8 +153,8 @@ struct Spent {
 }
 
 struct Evaluation<'a> {
-    subject: &'a Subject,
-    questions: &'a [Questions],
+    model: &'a NamedModel,
+    questions: &'a [TaskDocuments],
     conditions: &'a Conditions,
     shelves: Vec<Shelf>,
     /// A log of documents may serve several tasks (`mmlu` and `mmlu/astronomy`).
@@ -163,16 +165,16 @@ struct Evaluation<'a> {
 
 impl<'a> Evaluation<'a> {
     fn new(
-        subject: &'a Subject,
-        questions: &'a [Questions],
+        model: &'a NamedModel,
+        questions: &'a [TaskDocuments],
         conditions: &'a Conditions,
         store: &Store,
     ) -> Result<Evaluation<'a>> {
         let mut evaluation =
-            Evaluation { subject, questions, conditions, shelves: Vec::new(), logs: Vec::new(), log_of: Vec::new() };
+            Evaluation { model, questions, conditions, shelves: Vec::new(), logs: Vec::new(), log_of: Vec::new() };
         let mut paths: Vec<PathBuf> = Vec::new();
-        for Questions { task, .. } in questions {
-            let shelf = store.shelf(&subject.name, &subject.id, conditions.protocol, task.name())?;
+        for TaskDocuments { task, .. } in questions {
+            let shelf = store.shelf(&model.name, &model.id, conditions.protocol, task.name())?;
             let path = shelf.log_path();
             let log = match paths.iter().position(|known| *known == path) {
                 Some(log) => log,
@@ -189,7 +191,7 @@ impl<'a> Evaluation<'a> {
     }
 
     fn key(&self, at: At) -> DocumentKey {
-        let Questions { task, documents } = &self.questions[at.task];
+        let TaskDocuments { task, documents } = &self.questions[at.task];
         let document = &documents[at.document];
         DocumentKey::new(task.digest(), &document.subtask, document.row, &document.digest)
     }
@@ -225,12 +227,12 @@ impl<'a> Evaluation<'a> {
             return Ok(spent);
         }
         let mut engine = open()?;
-        let name = &self.subject.name;
-        ensure!(*engine.id() == self.subject.id, "{name}: its files changed while it was opened; start again");
+        let name = &self.model.name;
+        ensure!(*engine.id() == self.model.id, "{name}: its files changed while it was opened; start again");
         let documents: Vec<&[Request]> =
             missing.iter().map(|at| &self.questions[at.task].documents[at.document].requests[..]).collect();
-        let special_tokens = self.conditions.protocol.special_tokens();
-        let work = Work { documents: &documents, special_tokens, sampling: None, progress: progress.clone() };
+        let protocol = Some(self.conditions.protocol);
+        let work = Work { documents: &documents, protocol, sampling: None, progress: progress.clone() };
         let mut unanswered = missing.len();
         let mut last = (Instant::now(), progress.done());
         let result = engine.answer(&work, &mut |index, responses| {
@@ -251,7 +253,7 @@ impl<'a> Evaluation<'a> {
     }
 
     fn keep(&mut self, at: At, responses: &[Response]) -> Result<()> {
-        let Questions { task, documents } = &self.questions[at.task];
+        let TaskDocuments { task, documents } = &self.questions[at.task];
         let document = &documents[at.document];
         for response in responses {
             if let Response::LogLikelihood { sum, .. } = response {
@@ -302,8 +304,8 @@ impl<'a> Evaluation<'a> {
         let estimates = asked.task.estimates(*protocol, &scores)?;
         let manifest = Manifest {
             schema: manifest::SCHEMA,
-            model: self.subject.name.clone(),
-            id: self.subject.id.clone(),
+            model: self.model.name.clone(),
+            id: self.model.id.clone(),
             task: asked.task.name().to_owned(),
             definition: asked.task.digest().to_owned(),
             protocol: *protocol,
@@ -311,7 +313,7 @@ impl<'a> Evaluation<'a> {
             chat_template: *chat_template,
             limit: *limit,
             documents: scores.len(),
-            partial: *data == DataSource::Bundled || limit.is_some(),
+            partial: *data == DataSource::Bundled || limit.is_some() || !is_whole(asked),
             metric: asked.task.metric(*protocol).to_owned(),
             estimates: estimates.into_iter().collect::<BTreeMap<_, _>>(),
             warnings: alarm::warnings(&scores),
@@ -322,4 +324,9 @@ impl<'a> Evaluation<'a> {
         };
         Ok(Run { title: asked.task.title().to_owned(), manifest, scores })
     }
+}
+
+/// Whether these are as many documents as the benchmark has, where that is known; a data folder may hold fewer.
+fn is_whole(asked: &TaskDocuments) -> bool {
+    published::size(asked.task.name()).is_none_or(|size| size.documents == asked.documents.len())
 }

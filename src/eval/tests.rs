@@ -15,13 +15,13 @@ fn conditions() -> Conditions {
 }
 
 /// The scripted model's runs, and how many documents the engine was asked.
-fn scripted(store: &Store, questions: &[Questions]) -> (Vec<Run>, usize) {
+fn scripted(store: &Store, questions: &[TaskDocuments]) -> (Vec<Run>, usize) {
     let engine = ScriptedEngine::new("a").unwrap();
-    let subject = Subject { name: "scripted:a".to_owned(), id: engine.id().clone() };
-    let missing = Evaluation::new(&subject, questions, &conditions(), store).unwrap().missing().len();
+    let model = NamedModel { name: "scripted:a".to_owned(), id: engine.id().clone() };
+    let missing = Evaluation::new(&model, questions, &conditions(), store).unwrap().missing().len();
     let mut open = || Ok(Box::new(ScriptedEngine::new("a")?) as Box<dyn Engine>);
     let progress = Progress::hidden();
-    (evaluate(&subject, &mut open, questions, &conditions(), store, &progress).unwrap(), missing)
+    (evaluate(&model, &mut open, questions, &conditions(), store, &progress).unwrap(), missing)
 }
 
 #[test]

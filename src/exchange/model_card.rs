@@ -10,10 +10,11 @@ use serde::Serialize;
 
 use super::known::known;
 use super::yaml;
+use crate::compare::TaskFile;
 use crate::eval::Run;
 use crate::project::IMPORTED;
 use crate::protocol::Protocol;
-use crate::report::{Figure, Table};
+use crate::report::{Figure, Table, one_line};
 use crate::store::Manifest;
 use crate::task::Task;
 
@@ -130,6 +131,7 @@ impl Card {
             files: Vec::new(),
         };
         for ((task, run), figure) in tasks.iter().zip(runs).zip(&row.figures) {
+            ensure_built_in(&row.model, task)?;
             ensure_whole(&row.model, &run.manifest, wishes)?;
             card.add(task, &run.manifest, figure, wishes.source.clone())?;
         }
@@ -169,9 +171,21 @@ impl Card {
         self.files.iter().map(|(name, result)| Ok((name.clone(), text(result)?))).collect()
     }
 
+    /// Comments; who answered is said in another program's words, which must not end one.
     fn head(&self) -> String {
-        self.head.iter().map(|line| format!("# {line}\n")).collect()
+        self.head.iter().map(|line| format!("# {}\n", one_line(line))).collect()
     }
+}
+
+/// Refuses a benchmark's name on what another task file asked.
+fn ensure_built_in(model: &str, task: &Task) -> Result<()> {
+    ensure!(
+        TaskFile::of(task) != TaskFile::Changed,
+        "{model}, {}: its task file is not the built-in one, and a model card would say it is the benchmark; give the task \
+         another `name`",
+        task.name()
+    );
+    Ok(())
 }
 
 /// Refuses the scores of a part of a benchmark that nobody asked for.
@@ -179,7 +193,7 @@ fn ensure_whole(model: &str, manifest: &Manifest, wishes: &Wishes) -> Result<()>
     ensure!(
         !manifest.partial || wishes.allow_partial,
         "{model}, {}: {} documents ({}) are not the benchmark, and a model card would say they are; evaluate all of them \
-         (without --limit, not on the bundled slice), or have the card marked with --allow-partial",
+         (without --limit, of the hub's rows), or have the card marked with --allow-partial",
         manifest.task,
         manifest.documents,
         manifest.data
@@ -338,6 +352,29 @@ mod tests {
         assert!(block.contains("# PARTIAL") && block.contains("GSM8k (5-shot), 3 documents only"), "{block}");
         assert!(block.contains("        documents: 3\n"), "{block}");
         assert!(made.files().unwrap()[0].1.contains("PARTIAL, not the benchmark's score"));
+    }
+
+    #[test]
+    fn a_changed_task_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = Task::load("winogrande", None).unwrap().text().replace("shots = 5", "shots = 0");
+        std::fs::write(folder.path().join("winogrande.toml"), text).unwrap();
+        let task = Task::load("winogrande", Some(folder.path())).unwrap();
+        let error = ensure_built_in("ft", &task).unwrap_err().to_string();
+        assert!(error.contains("ft, winogrande: its task file is not the built-in one"), "{error}");
+    }
+
+    #[test]
+    fn a_comment_can_t_be_left() {
+        let evil = run("winogrande", "acc", |manifest| {
+            manifest.model = "imported:org/ft".to_owned();
+            manifest.id.engine = "hf\nmodel-index: []\r\u{2028}evil: 1".to_owned();
+        });
+        let made = card("winogrande", evil, &Wishes::default()).unwrap();
+        let block = made.block().unwrap();
+        let comments = block.lines().filter(|line| line.starts_with('#')).count();
+        assert_eq!((comments, block.matches("\nmodel-index:").count()), (1, 1), "{block}");
+        assert!(!block.contains(['\r', '\u{2028}']), "{block}");
     }
 
     #[test]

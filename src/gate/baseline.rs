@@ -10,9 +10,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::eval::{Questions, Run};
+use crate::eval::{Run, TaskDocuments};
 use crate::model_id::ModelId;
+use crate::project::check_name;
 use crate::protocol::Protocol;
 use crate::score::DocScore;
 use crate::settings;
@@ -88,6 +90,7 @@ impl Baseline {
     pub fn of(runs: &[Run]) -> Result<Baseline> {
         let Some(Run { manifest: first, .. }) = runs.first() else { bail!("no tasks: there is nothing to keep") };
         let Manifest { model, id, protocol, chat_template, data, limit, fireval, .. } = first.clone();
+        check_name(&model)?;
         let date = runs.iter().map(|run| run.manifest.date.as_str()).max().unwrap_or_default().to_owned();
         let tasks = runs.iter().map(BaselineTask::of).collect::<Result<_>>()?;
         let kind = KIND.to_owned();
@@ -114,6 +117,7 @@ impl Baseline {
         );
         let schema = head.schema.context("no `schema`")?;
         ensure!(schema == SCHEMA, "schema {schema} where this fireval reads {SCHEMA}; save it again");
+        check_texts(&serde_json::from_slice(bytes)?)?;
         Ok(serde_json::from_slice(bytes)?)
     }
 
@@ -127,11 +131,11 @@ impl Baseline {
 
     /// The baseline's runs on the documents of `questions`, in their order, counted again. An error where a document is not
     /// in the file, or is asked otherwise now.
-    pub fn runs(&self, questions: &[Questions]) -> Result<Vec<Run>> {
+    pub fn runs(&self, questions: &[TaskDocuments]) -> Result<Vec<Run>> {
         questions.iter().map(|asked| self.run(asked)).collect()
     }
 
-    fn run(&self, asked: &Questions) -> Result<Run> {
+    fn run(&self, asked: &TaskDocuments) -> Result<Run> {
         let name = asked.task.name();
         let kept = self.tasks.iter().find(|kept| kept.task == name).with_context(|| {
             let names = self.task_names();
@@ -211,11 +215,12 @@ impl BaselineTask {
 
     /// The outcomes of the documents of `asked`, in their order. Under a chat template each model sees the same document in
     /// its own words, so that digests say nothing.
-    fn paired(&self, documents: &Documents, asked: &Questions, chat_template: bool) -> Result<Vec<DocScore>> {
+    fn paired(&self, documents: &Documents, asked: &TaskDocuments, chat_template: bool) -> Result<Vec<DocScore>> {
         let task = &self.task;
         ensure!(
             documents.len() == asked.documents.len(),
-            "{task}: the baseline has {} documents, {} are asked now; ask as many with --limit, or all without",
+            "{task}: the baseline has {} documents, {} are asked now; ask as many with --limit, or all without it, of the same \
+             data",
             documents.len(),
             asked.documents.len()
         );
@@ -294,6 +299,16 @@ impl Outcomes {
     }
 }
 
+/// All that may be printed has to stay in its line.
+fn check_texts(value: &Value) -> Result<()> {
+    match value {
+        Value::String(text) => check_name(text),
+        Value::Array(items) => items.iter().try_for_each(check_texts),
+        Value::Object(fields) => fields.values().try_for_each(check_texts),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
+}
+
 /// Ascending rows as `0-99,105`.
 fn ranges(rows: &[usize]) -> String {
     let mut runs: Vec<(usize, usize)> = Vec::new();
@@ -329,7 +344,7 @@ mod tests {
     use crate::task::{DataSource, Task};
 
     /// A run of ARC's first documents, with these values of `acc_norm`, and its questions.
-    fn run(values: &[f64]) -> (Run, Questions) {
+    fn run(values: &[f64]) -> (Run, TaskDocuments) {
         let task = Task::load("arc_challenge", None).unwrap();
         let protocol = Protocol::LeaderboardV1;
         let documents = task.documents(protocol, &DataSource::Bundled, Some(values.len()), None).unwrap();
@@ -346,7 +361,7 @@ mod tests {
         let estimates = BTreeMap::from([("acc_norm".to_owned(), Estimate::mean(values).unwrap())]);
         let definition = task.digest().to_owned();
         let manifest = Manifest { definition, estimates, documents: scores.len(), ..manifest() };
-        (Run { title: "ARC".to_owned(), manifest, scores }, Questions { task, documents })
+        (Run { title: "ARC".to_owned(), manifest, scores }, TaskDocuments { task, documents })
     }
 
     #[test]
@@ -364,12 +379,12 @@ mod tests {
     fn what_is_not_the_same_document_is_refused() {
         let (saved, _) = run(&[1.0, 0.0, 0.0]);
         let baseline = Baseline::of(std::slice::from_ref(&saved)).unwrap();
-        let error = |baseline: &Baseline, change: &dyn Fn(&mut Questions)| {
+        let error = |baseline: &Baseline, change: &dyn Fn(&mut TaskDocuments)| {
             let (_, mut asked) = run(&[1.0, 0.0, 0.0]);
             change(&mut asked);
             format!("{:#}", baseline.runs(&[asked]).unwrap_err())
         };
-        let digest = |asked: &mut Questions| asked.documents[1].digest.replace_range(..1, "x");
+        let digest = |asked: &mut TaskDocuments| asked.documents[1].digest.replace_range(..1, "x");
         assert!(error(&baseline, &digest).contains("was not asked alike"));
         assert!(
             error(&baseline, &|asked| asked.documents[1].row = 1_171).contains("has no arc_challenge document 1171")
@@ -408,6 +423,7 @@ mod tests {
         assert!(error("\"001\"", "\"00x\"").contains("'x'"));
         assert!(error("\"001\"", "[0, 0, 2]").contains("not in 0..1"));
         assert!(error("\"documents\": 3", "\"documents\": 4").contains("4 said"));
+        assert!(error("\"base\"", "\"base\\n::error::y\"").contains("\"base\\n::error::y\" has control characters"));
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub use uniform::Uniform;
 use crate::compare::{Cell, Comparison, Difference};
 use crate::eval::Run;
 use crate::protocol::Protocol;
-use crate::stats::{Interval, holm};
+use crate::stats::{Estimate, Interval, holm};
+use crate::store::Manifest;
 
 /// How a gate ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +177,8 @@ pub fn judge(rules: &Rules, comparison: &Comparison, runs: &[Run]) -> Result<Ver
     let mut checks = vec![non_inferior(rules, difference.value, interval)];
     checks.extend(gain(None, &difference, rules.average_gain));
     checks.extend(task_losses(rules, &cells));
-    checks.extend(cells.iter().filter_map(|judged| floor(rules, judged)));
+    checks.extend(cells.iter().filter_map(|judged| floor(rules, judged.task, judged.cell.score)));
+    checks.extend(runs.iter().flat_map(|run| subject_floors(rules, run)));
     checks.extend(cells.iter().filter_map(|judged| gain(Some(judged.task), &judged.difference, rules.task_gain)));
     checks.extend(runs.iter().filter_map(|run| alike(rules, run)));
     Ok(Verdict {
@@ -229,11 +231,23 @@ fn task_losses(rules: &Rules, cells: &[Judged]) -> Vec<Check> {
     cells.iter().map(check).collect()
 }
 
-fn floor(rules: &Rules, judged: &Judged) -> Option<Check> {
-    let (floor, score) = (*rules.floors.get(judged.task)?, judged.cell.score);
+fn floor(rules: &Rules, task: &str, score: f64) -> Option<Check> {
+    let floor = *rules.floors.get(task)?;
     // A score of exactly the floor holds it, whatever binary numbers make of both.
     let finding = if score < floor - 1e-9 { Finding::Regression } else { Finding::Holds };
-    Some(Check { task: Some(judged.task.to_owned()), rule: Rule::Floor { score, floor }, finding })
+    Some(Check { task: Some(task.to_owned()), rule: Rule::Floor { score, floor }, finding })
+}
+
+/// The floors of subjects, where the whole task was asked.
+fn subject_floors(rules: &Rules, run: &Run) -> Vec<Check> {
+    let Manifest { task, metric, .. } = &run.manifest;
+    let of_subject = |name: &String| {
+        let subject = name.strip_prefix(task.as_str())?.strip_prefix('/')?;
+        let scores = run.scores.iter().filter(|score| score.subtask == subject);
+        let values: Vec<f64> = scores.filter_map(|score| score.metrics.get(metric).copied()).collect();
+        floor(rules, name, Estimate::mean(&values)?.value)
+    };
+    rules.floors.keys().filter_map(of_subject).collect()
 }
 
 fn gain(task: Option<&str>, difference: &Difference, most: Option<f64>) -> Option<Check> {

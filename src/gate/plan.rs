@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 
 use super::sight::Sight;
-use crate::eval::Questions;
+use crate::compare::TaskFile;
+use crate::eval::TaskDocuments;
 use crate::protocol::Protocol;
 use crate::published::{self, COLUMNS, MMLU_SUBJECTS, Published};
 use crate::stats::normal::quantile;
@@ -144,12 +145,13 @@ fn stderr(variances: &[f64], limit: Option<usize>) -> f64 {
 }
 
 /// The least error that the average of `questions` can have, of a candidate as near to its baseline as a re-run; beside a
-/// published row, of one with the row's scores. None where a task is not one of the six.
-pub fn least_stderr(questions: &[Questions], protocol: Protocol, row: Option<&Published>) -> Result<Option<f64>> {
+/// published row, of one with the row's scores. None where a task is not one of the six as they are built in.
+pub fn least_stderr(questions: &[TaskDocuments], protocol: Protocol, row: Option<&Published>) -> Result<Option<f64>> {
     let mut sum = 0.0;
     for asked in questions {
         let task = asked.task.name().split('/').next().unwrap_or_default();
-        let Some(size) = published::size(task) else { return Ok(None) };
+        let size = published::size(task).filter(|_| TaskFile::of(&asked.task) == TaskFile::BuiltIn);
+        let Some(size) = size else { return Ok(None) };
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         asked.documents.iter().for_each(|document| *counts.entry(&document.subtask).or_default() += 1);
         let counts = match protocol {

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::{settings, task};
+use crate::settings;
+use crate::task::{self, Task};
 
 /// The version of the file's format.
 const SCHEMA: u32 = 1;
@@ -61,7 +62,7 @@ pub struct Rules {
     /// One-sided, of the interval that the margin is held against.
     pub confidence: f64,
     pub task_loss: Option<TaskLoss>,
-    /// The least score, by task.
+    /// The least score, by task or subject.
     pub floors: BTreeMap<String, f64>,
     pub average_gain: Option<f64>,
     pub task_gain: Option<f64>,
@@ -92,12 +93,12 @@ impl Rules {
         wire.checked(place).with_context(|| place.to_owned())
     }
 
-    /// Refuses a floor of a task that is neither built in nor among `asked`: it would never be applied.
+    /// Refuses a floor of a task or subject that is neither built in nor among `asked`: it would never be applied.
     pub fn check_tasks(&self, asked: &[&str]) -> Result<()> {
-        let known = task::known_tasks();
+        let known = known_names()?;
         let all = || known.iter().map(String::as_str).chain(asked.iter().copied());
         for name in self.floors.keys() {
-            if !all().any(|task| task == name) && !name.starts_with("mmlu/") {
+            if !all().any(|task| task == name) {
                 let near = settings::closest(name, all());
                 let hint = near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
                 bail!("{}: [floors] there is no task `{name}`{hint}", self.place);
@@ -105,6 +106,17 @@ impl Rules {
         }
         Ok(())
     }
+}
+
+/// The built-in tasks, and their subjects as `mmlu/astronomy`.
+fn known_names() -> Result<Vec<String>> {
+    let mut names = task::known_tasks();
+    for name in task::known_tasks() {
+        let task = Task::load(&name, None)?;
+        let subjects = task.groups().flat_map(|(_, members)| members);
+        names.extend(subjects.map(|subject| format!("{name}/{subject}")));
+    }
+    Ok(names)
 }
 
 impl Wire {
@@ -200,6 +212,9 @@ mod tests {
         let rules = Rules::read(&format!("{head}[floors]\nhellaswg = 3"), "my.toml").unwrap();
         let error = rules.check_tasks(&["own"]).unwrap_err().to_string();
         assert!(error.contains("no task `hellaswg` (did you mean `hellaswag`?)"), "{error}");
-        assert!(Rules::read(&format!("{head}[floors]\nown = 3"), "my.toml").unwrap().check_tasks(&["own"]).is_ok());
+        let of = |floor: &str| Rules::read(&format!("{head}[floors]\n{floor}"), "my.toml").unwrap();
+        assert!(of("own = 3").check_tasks(&["own"]).is_ok() && of("\"mmlu/astronomy\" = 3").check_tasks(&[]).is_ok());
+        let error = of("\"mmlu/astronmy\" = 3").check_tasks(&[]).unwrap_err().to_string();
+        assert!(error.contains("no task `mmlu/astronmy` (did you mean `mmlu/astronomy`?)"), "{error}");
     }
 }

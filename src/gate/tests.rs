@@ -1,7 +1,10 @@
 //! Each rule on differences worked by hand.
 
+use std::collections::BTreeMap;
+
 use super::*;
-use crate::compare::{Column, Origin, Row};
+use crate::compare::{Column, Origin, Row, TaskFile};
+use crate::score::DocScore;
 
 const RULES: &str = "schema = 1\n[average]\nmargin = 1\nconfidence = 0.975\n[tasks]\nsignificance = 0.01\nignore_noise = true\n\
                      [floors]\narc = 50\n[suspect]\naverage_gain = 10\ntask_gain = 20\nalike = 0.98\n";
@@ -26,7 +29,10 @@ fn cell(score: f64, difference: Option<(f64, f64)>, p: f64) -> Cell {
 
 /// A comparison of "arc" and "own" whose average differs by `value` give or take `half`, with the tasks' cells.
 fn comparison((value, half): (f64, f64), cells: [Cell; 2]) -> Comparison {
-    let column = |task: &str| Column { task: task.to_owned(), title: task.to_owned(), metric: "acc".to_owned() };
+    let column = |task: &str| {
+        let (task, title, metric) = (task.to_owned(), task.to_owned(), "acc".to_owned());
+        Column { task, title, metric, file: TaskFile::Own }
+    };
     let row = |model: &str, cells: &[Cell], average| Row {
         model: model.to_owned(),
         origin: Origin::Measured,
@@ -104,6 +110,29 @@ fn a_loss_on_one_task_is_corrected_for_the_tasks() {
 fn a_floor_is_absolute() {
     let at = |score: f64| judged((0.0, 0.005), [cell(score, Some((0.0, 0.02)), 1.0), even()]).outcome();
     assert_eq!((at(0.5), at(0.4999)), (Outcome::Pass, Outcome::Regression));
+}
+
+#[test]
+fn a_subject_has_its_own_floor() {
+    let mut runs = runs();
+    runs[0].scores = [("x", 1.0), ("x", 0.0), ("y", 1.0)]
+        .map(|(subtask, right)| DocScore {
+            task: "arc".to_owned(),
+            subtask: subtask.to_owned(),
+            doc: 0,
+            digest: String::new(),
+            requests: Vec::new(),
+            output: None,
+            metrics: BTreeMap::from([(runs[0].manifest.metric.clone(), right)]),
+        })
+        .to_vec();
+    let under = |floors: &str| {
+        let rules = Rules::read(&format!("{RULES}[floors]\n{floors}").replacen("[floors]\narc = 50\n", "", 1), "x");
+        judge(&rules.unwrap(), &comparison((0.0, 0.005), [even(), even()]), &runs).unwrap()
+    };
+    assert_eq!(under("\"arc/x\" = 50.1").outcome(), Outcome::Regression);
+    let held = under("\"arc/x\" = 50\n\"arc/y\" = 99\n\"arc/z\" = 99");
+    assert_eq!(findings(&held, "floor"), [Finding::Holds, Finding::Holds], "nobody asked of z");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::protocol::Protocol;
 use crate::published;
 use crate::settings;
 use crate::task::DataSource;
-use crate::weights::writer::Dtype;
+use crate::weights::Dtype;
 
 pub const FILE: &str = "fireval.toml";
 
@@ -107,6 +107,7 @@ impl Project {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut models = BTreeMap::new();
         for (name, model) in wire.model {
+            check_name(&name).with_context(|| format!("{place}: [model]"))?;
             let spec = model.check(&name, &folder).with_context(|| format!("{place}: [model.{name}]"))?;
             models.insert(name, spec);
         }
@@ -129,6 +130,12 @@ impl Project {
     /// Where runs are kept unless a flag says otherwise.
     pub fn results(&self) -> PathBuf {
         self.folder.join("results")
+    }
+
+    /// Whether `text` is a model's name whatever may lie in a file or folder of that name.
+    pub fn names(&self, text: &str) -> bool {
+        self.models.contains_key(text)
+            || ["scripted:", "published:", IMPORTED].iter().any(|head| text.starts_with(head))
     }
 
     /// The model that `text` names: one of this file's, `scripted:NAME`, `published:ORG/NAME[@PRECISION]`, `imported:NAME`, a
@@ -168,6 +175,13 @@ impl Project {
              (org/name), published:org/name or imported:name"
         )
     }
+}
+
+/// Refuses control characters in a name that others wrote: after a line end in it, tables, logs and YAML would have a line
+/// of their making.
+pub fn check_name(name: &str) -> Result<()> {
+    ensure!(!name.chars().any(char::is_control), "{name:?} has control characters, as a line end: leave them out");
+    Ok(())
 }
 
 /// `dir` of `[data]`: `hub`, `bundled`, or a folder beside the file.
@@ -251,6 +265,7 @@ mod tests {
         assert!(error("[eval]\nlimit = 0").contains("limit"));
         assert!(error("[eval]\nprotocol = \"latest\"").contains("leaderboard-v1"));
         assert!(error("[data]\nfolder = \"x\"").contains("`folder`"));
+        assert!(error("[model.\"x\\n::error::y\"]\npath = \"x\"").contains("[model]: \"x\\n::error::y\" has control"));
     }
 
     #[test]
@@ -265,5 +280,7 @@ mod tests {
         let error = |text: &str| project.resolve(text).unwrap_err().to_string();
         assert!(error("instrukt").contains("did you mean `instruct`?"));
         assert!(error("zzzzzzz").contains("fireval.toml has instruct"));
+        assert!(["instruct", "scripted:a", "imported:results.json"].into_iter().all(|text| project.names(text)));
+        assert!(!["results.json", "org/name", "."].into_iter().any(|text| project.names(text)));
     }
 }

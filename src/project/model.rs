@@ -7,18 +7,17 @@ use anyhow::{Context, Result, bail, ensure};
 use super::IMPORTED;
 use crate::chat::ChatTemplate;
 use crate::engine::Engine;
-use crate::engine::open::{self, Place, Probe};
+use crate::engine::open::{self, Probe};
 use crate::engine::scripted::ScriptedEngine;
 use crate::hub::{self, Repository};
 use crate::memory::Memory;
 use crate::model::config::ModelConfig;
-use crate::model::home::{Held, Home};
+use crate::model::home::{Held, Home, Stored};
 use crate::model_id::{ModelId, Quantization, own_dtype};
 use crate::published::Published;
 use crate::store::{Manifest, Store};
 use crate::tokenizer::Tokenizer;
-use crate::weights::Checkpoint;
-use crate::weights::writer::Dtype;
+use crate::weights::{Checkpoint, Dtype};
 
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +59,12 @@ impl ModelSpec {
         }
     }
 
+    /// An error for a model with an adapter, where the weights under it alone would be used.
+    pub fn without_adapter(self) -> Result<ModelSpec> {
+        ensure!(self.adapter.is_none(), "model `{}` has an adapter; merge it first (`fireval merge`)", self.name);
+        Ok(self)
+    }
+
     /// The checkpoint's folder or GGUF file; one of the hub is fetched as far as it is not in the cache.
     pub fn checkpoint(&self) -> Result<PathBuf> {
         let name = &self.name;
@@ -98,7 +103,9 @@ impl ModelSpec {
     fn imported_id(&self, store: &Store) -> Result<ModelId> {
         let manifests = store.manifests()?;
         let imported = |manifest: &&Manifest| manifest.model.starts_with(IMPORTED);
-        let mut known: Vec<&Manifest> = manifests.iter().map(|(_, manifest)| manifest).filter(imported).collect();
+        // One that can't be read is another model's, or is made again by importing.
+        let whole = manifests.iter().filter_map(|(_, manifest)| manifest.as_ref().ok());
+        let mut known: Vec<&Manifest> = whole.filter(imported).collect();
         if let Some(found) = known.iter().find(|manifest| manifest.model == self.name) {
             return Ok(found.id.clone());
         }
@@ -114,23 +121,26 @@ impl ModelSpec {
             return Ok(Box::new(ScriptedEngine::new(name)?));
         }
         let checkpoint = self.checkpoint()?;
-        let place = Place { checkpoint: &checkpoint, adapter: self.adapter.as_deref(), home: self.home };
-        open::open(place, id, memory).with_context(|| format!("model `{}`", self.name))
+        let held = Held { dtype: Dtype::parse(&id.dtype)?, nf4: id.quantization.is_some() };
+        open::open(self.stored(&checkpoint, held, memory), id).with_context(|| format!("model `{}`", self.name))
     }
 
     /// How fast one layer of it runs here, and what all of it would need.
     pub fn probe(&self, memory: Memory) -> Result<Probe> {
         let path = self.checkpoint()?;
-        let place = Place { checkpoint: &path, adapter: self.adapter.as_deref(), home: self.home };
         let dtype = self.dtype.map_or_else(|| own_dtype(&Checkpoint::open(&path)?), Ok)?;
         let held = Held { dtype, nf4: self.quantization == Some(Quantization::Nf4) };
-        open::probe(place, held, memory).with_context(|| format!("model `{}`", self.name))
+        open::probe(self.stored(&path, held, memory)).with_context(|| format!("model `{}`", self.name))
+    }
+
+    fn stored<'a>(&'a self, checkpoint: &'a Path, held: Held, memory: Memory) -> Stored<'a> {
+        Stored { checkpoint, adapter: self.adapter.as_deref(), home: self.home, held, memory }
     }
 
     /// Its shape.
     pub fn config(&self) -> Result<ModelConfig> {
         let checkpoint = Checkpoint::open(&self.checkpoint()?)?;
-        ModelConfig::from_json(checkpoint.config_json(), checkpoint.config_place())
+        ModelConfig::of(&checkpoint)
     }
 
     /// Its tokenizer.

@@ -28,6 +28,11 @@ pub const COLUMNS: [(&str, &str); 6] = [
     ("gsm8k", "gsm8k"),
 ];
 
+/// Whether `tasks` are all of [`COLUMNS`], in their order: then an average is the leaderboard's.
+pub fn are_the_six<'a>(tasks: impl Iterator<Item = &'a str>) -> bool {
+    tasks.eq(COLUMNS.iter().map(|(task, _)| *task))
+}
+
 /// What rounding to two decimals leaves open, in percent.
 pub const HALF: f64 = 0.005;
 

@@ -32,6 +32,13 @@ pub fn grid_of_lines(lines: &[Vec<String>]) -> String {
     printed.collect()
 }
 
+/// `text`, which ends its last line, as it is: no run of backticks in it is as long as those around it.
+pub fn fenced(text: &str) -> String {
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or_default();
+    let fence = "`".repeat(longest.max(2) + 1);
+    format!("{fence}\n{text}{fence}\n")
+}
+
 fn line(cells: &[String]) -> String {
     let cells: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
     format!("| {} |\n", cells.join(" | "))
@@ -77,6 +84,12 @@ mod tests {
         assert!(lines.iter().all(|line| bars(line) == bars(lines[0])), "{text}");
         assert!(lines[3].contains("| 57.52 ±1.45 (+1.42 ±0.91) |"), "{text}");
         assert!(lines[4].contains("a,\"b\"\\|c"), "{text}");
+    }
+
+    #[test]
+    fn text_can_t_leave_its_fence() {
+        assert_eq!(fenced("# a\n"), "```\n# a\n```\n");
+        assert_eq!(fenced("```\n<b>`````\n"), "``````\n```\n<b>`````\n``````\n");
     }
 
     #[test]

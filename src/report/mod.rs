@@ -253,10 +253,11 @@ impl Figure {
     }
 }
 
-/// Text in one line of a cell, without characters that a terminal or a parser of XML would choke on.
-fn one_line(text: &str) -> String {
+/// Text in one line of a cell, a log or a comment, without characters that a terminal or a parser of XML would choke on.
+/// Some readers end a line at U+2028 and U+2029 too.
+pub fn one_line(text: &str) -> String {
     let plain = |c: char| match c {
-        '\n' | '\r' | '\t' => ' ',
+        '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => ' ',
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
         c => c,
     };
@@ -299,7 +300,7 @@ fn signed(fraction: f64) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::compare::{Column, Difference, Row};
+    use crate::compare::{Column, Difference, Row, TaskFile};
     use crate::protocol::Protocol;
     use crate::stats::Interval;
     use crate::stats::paired::Flips;
@@ -346,6 +347,7 @@ pub mod tests {
             task: task.to_owned(),
             title: title.to_owned(),
             metric: metric.to_owned(),
+            file: if task == "own" { TaskFile::Own } else { TaskFile::BuiltIn },
         };
         let row = |model: &str, origin, cells: Vec<Option<Cell>>| Row {
             model: model.to_owned(),

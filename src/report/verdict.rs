@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{percent, probability, signed};
+use super::{one_line, percent, probability, signed};
 use crate::gate::uniform::Kind;
 use crate::gate::{Check, Finding, Outcome, Rule, Sight, Uniform, Verdict};
 
@@ -56,20 +56,20 @@ impl Page {
 
     /// For a terminal or a log: what can be seen first, the verdict last.
     pub fn text(&self) -> String {
-        let cells = |line: &Line| [line.about.clone(), line.rule.to_owned(), word(line.finding).to_owned()];
+        let cells = |line: &Line| [one_line(&line.about), line.rule.to_owned(), word(line.finding).to_owned()];
         let width =
             |column: usize| self.lines.iter().map(|line| cells(line)[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; 3] = std::array::from_fn(width);
         let mut text = format!("{}\n", self.sight);
         text.extend(self.low_power.iter().map(|low| format!("! {low}\n")));
-        text.push_str(&format!("\n{}\n", self.title));
+        text.push_str(&format!("\n{}\n", one_line(&self.title)));
         for line in &self.lines {
             let padded: Vec<String> =
                 cells(line).iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
             text.push_str(&format!("  {}  {}\n", padded.join("  "), line.text));
         }
-        text.extend(self.notes.iter().map(|note| format!("  * {note}\n")));
-        text.push_str(&format!("\n{}\n", self.conclusion));
+        text.extend(self.notes.iter().map(|note| format!("  * {}\n", one_line(note))));
+        text.push_str(&format!("\n{}\n", one_line(&self.conclusion)));
         text
     }
 }
@@ -315,6 +315,19 @@ pub mod tests {
         assert!(text.contains("choice 1 is the likeliest in 99.5 % of 200 documents"), "{text}");
         let last = text.lines().last().unwrap();
         assert!(last.starts_with("suspect: mmlu (credible gain), mmlu (answers differ)"), "{last}");
+    }
+
+    #[test]
+    fn names_and_notes_stay_in_their_lines() {
+        // GitHub's runner obeys a line of a log that begins with `::`.
+        let mut evil = verdict();
+        evil.candidate = "ft\n::error::y".to_owned();
+        evil.checks.truncate(1);
+        evil.checks[0].finding = Finding::Holds;
+        evil.notes = vec!["a\r::error::note".to_owned()];
+        let text = Page::of(&evil).text();
+        assert!(text.contains("ft ::error::y beside base") && text.contains("pass: ft ::error::y lost"), "{text}");
+        assert!(!text.contains("\n::") && !text.contains('\r'), "{text}");
     }
 
     #[test]

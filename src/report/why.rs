@@ -1,6 +1,6 @@
 //! Where a difference comes from, as text: shares of the average's change, and flipped documents one below the other.
 
-use super::{Format, markdown, percent, signed, terminal};
+use super::{Format, markdown, one_line, percent, signed, terminal};
 use crate::compare::why::{Flip, Origins, Share};
 use crate::eval::Run;
 use crate::task::{Document, Shown};
@@ -38,6 +38,7 @@ impl FlipText {
 pub fn print(origins: &[Origins], format: Format, width: Option<usize>) -> String {
     let mut text = String::new();
     for Origins { model, change, tasks, subtasks } in origins {
+        let model = words(model, format);
         text.push_str(&format!("\n{model}: {} on the average, by task\n\n", signed(*change)));
         text.push_str(&grid(tasks, *change, format, width));
         if !subtasks.is_empty() {
@@ -54,7 +55,8 @@ pub fn print(origins: &[Origins], format: Format, width: Option<usize>) -> Strin
 
 fn grid(shares: &[Share], change: f64, format: Format, width: Option<usize>) -> String {
     let head = ["Task", "Adds", "Of the change", "Flips"].map(str::to_owned).to_vec();
-    let line = |share: &Share| vec![share.name.clone(), signed(share.change), part(share.change, change), flips(share)];
+    let line =
+        |share: &Share| vec![one_line(&share.name), signed(share.change), part(share.change, change), flips(share)];
     let lines: Vec<Vec<String>> = [head].into_iter().chain(shares.iter().map(line)).collect();
     match format {
         Format::Markdown => markdown::grid(&lines, 1),
@@ -75,25 +77,63 @@ pub fn flips(share: &Share) -> String {
 }
 
 /// Flips `skip..` of `all` between two models on a task.
-pub fn print_flips(task: &str, models: [&str; 2], flips: &[FlipText], skip: usize, all: usize) -> String {
-    let [first, other] = models;
-    let mut text = format!("\n{task}: {all} documents scored differently by {first} and {other}\n");
-    for (index, flip) in flips.iter().enumerate() {
-        let FlipText { place, scores: [before, now], shown, picks: [picked, chosen] } = flip;
-        text.push_str(&format!("\n{}. {place}: {} -> {}\n", skip + index + 1, percent(*before), percent(*now)));
+pub struct FlipPage<'a> {
+    pub task: &'a str,
+    pub models: [&'a str; 2],
+    pub flips: &'a [FlipText],
+    pub skip: usize,
+    pub all: usize,
+    /// What shows the first of them, and with `--skip` the next.
+    pub command: &'a str,
+}
+
+impl FlipPage<'_> {
+    /// What others wrote is text in a terminal, and in Markdown a block of code.
+    pub fn print(&self, format: Format) -> String {
+        let FlipPage { task, models, flips, skip, all, command } = self;
+        let [first, other] = models.map(|model| words(model, format));
+        let mut text =
+            format!("\n{}: {all} documents scored differently by {first} and {other}\n", words(task, format));
+        for (index, flip) in flips.iter().enumerate() {
+            let ([before, now], place) = (flip.scores.map(percent), words(&flip.place, format));
+            text.push_str(&format!("\n{}. {place}: {before} -> {now}\n", skip + index + 1));
+            let body = flip.body(*models);
+            text.push_str(&if format == Format::Markdown { markdown::fenced(&body) } else { body });
+        }
+        let end = skip + flips.len();
+        if !flips.is_empty() && end < *all {
+            text.push_str(&format!("\n{} more: {} --skip {end}\n", all - end, words(command, format)));
+        }
+        text
+    }
+}
+
+impl FlipText {
+    /// Question, options, the right one, and what each model chose.
+    fn body(&self, models: [&str; 2]) -> String {
+        let FlipText { shown, picks, .. } = self;
+        let mut text = String::new();
         if !shown.question.is_empty() {
             text.push_str(&format!("{}\n", short(&shown.question)));
         }
-        let options = shown.options.iter().map(|option| format!("  - {}\n", short(option)));
-        text.extend(options);
+        text.extend(shown.options.iter().map(|option| format!("  - {}\n", short(option))));
         text.push_str(&format!("  right: {}\n", short(&shown.right)));
-        text.push_str(&format!("  {first}: {}\n  {other}: {}\n", short(picked), short(chosen)));
+        let picks = models.into_iter().zip(picks);
+        text.extend(picks.map(|(model, pick)| format!("  {}: {}\n", one_line(model), short(pick))));
+        text
     }
-    let end = skip + flips.len();
-    if !flips.is_empty() && end < all {
-        text.push_str(&format!("\n{} more: fireval flips {task} {first} {other} --skip {end}\n", all - end));
+}
+
+/// A name in a line of text, which it may begin.
+fn words(name: &str, format: Format) -> String {
+    match format {
+        Format::Markdown => {
+            let escaped = markdown::escape(name);
+            // Else it would begin a heading, a list or a quotation.
+            if escaped.starts_with(['#', '-', '+', '>', '=']) { format!("\\{escaped}") } else { escaped }
+        }
+        Format::Table | Format::Csv | Format::Json | Format::Latex | Format::Html => one_line(name),
     }
-    text
 }
 
 /// One line or several, without control characters that a terminal would obey, cut after [`LONGEST`] characters.
@@ -138,11 +178,13 @@ mod tests {
             },
             picks: ["p".to_owned(), "q".to_owned()],
         };
-        let text = print_flips("t", ["a", "b"], &[flip], 3, 9);
+        let command = "fireval flips t a b --data d";
+        let page = FlipPage { task: "t", models: ["a", "b"], flips: &[flip], skip: 3, all: 9, command };
+        let text = page.print(Format::Table);
         assert!(text.contains("4. t document 4: 0.00 -> 100.00"), "{text}");
         assert!(text.contains("a: p") && text.contains("b: q") && text.contains("right: r"), "{text}");
-        assert!(text.contains("5 more: fireval flips t a b --skip 4"), "{text}");
+        assert!(text.contains("5 more: fireval flips t a b --data d --skip 4"), "{text}");
         assert!(!text.contains('\u{1b}') && text.contains(&format!("{} …", "x".repeat(600))), "{text}");
-        assert!(print_flips("t", ["a", "a"], &[], 0, 0).contains("0 documents"));
+        assert!(FlipPage { flips: &[], skip: 0, all: 0, ..page }.print(Format::Table).contains("0 documents"));
     }
 }

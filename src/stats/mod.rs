@@ -11,6 +11,7 @@ pub mod paired;
 pub mod power;
 pub mod proportion;
 pub mod strata;
+pub mod student;
 
 use serde::{Deserialize, Serialize};
 

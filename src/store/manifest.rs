@@ -32,7 +32,7 @@ pub struct Manifest {
     /// Documents asked for per task and subtask; all of them without one.
     pub limit: Option<usize>,
     pub documents: usize,
-    /// Whether the score is not the benchmark's: a bundled slice or a limit.
+    /// Whether the score is not the benchmark's: a bundled slice, a limit, or other than all of its documents.
     pub partial: bool,
     /// The metric that the protocol reports, one of `estimates`.
     pub metric: String,
@@ -56,7 +56,10 @@ impl Manifest {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
         };
-        let place = || format!("{}: not a run's manifest; delete it to have it made again", path.display());
+        let place = || {
+            let again = "it is made again by `fireval eval` (or `import`) of its model";
+            format!("{}: not a run's manifest; {again}", path.display())
+        };
         let manifest: Manifest = serde_json::from_slice(&bytes).with_context(place)?;
         ensure!(
             manifest.schema == SCHEMA,
@@ -64,6 +67,7 @@ impl Manifest {
             path.display(),
             manifest.schema
         );
+        manifest.reported().with_context(place)?;
         Ok(Some(manifest))
     }
 
@@ -171,6 +175,8 @@ pub mod tests {
         assert!(error("{").contains("arc.json"));
         assert!(error(&manifest().to_json().replace("\"schema\": 1", "\"schema\": 2")).contains("schema 2"));
         assert!(error(&manifest().to_json().replace("\"task\"", "\"tusk\"")).contains("tusk"));
+        let other = error(&manifest().to_json().replace("\"metric\": \"acc_norm\"", "\"metric\": \"acc\""));
+        assert!(other.contains("arc.json") && other.contains("no estimate of its metric `acc`"), "{other}");
     }
 
     fn disk_write(path: &Path, text: &str) {

@@ -13,7 +13,7 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 pub use digests::FileDigests;
 pub use documents::{DocumentKey, Documents, responses};
@@ -56,23 +56,33 @@ impl Store {
     }
 
     /// The shelf of a model's `task` (`mmlu/astronomy` shares its documents with `mmlu`). A folder of the same model
-    /// under another name is used again.
+    /// under another name is used again; of two such none is the right one.
     pub fn shelf(&self, model: &str, id: &ModelId, protocol: Protocol, task: &str) -> Result<Shelf> {
         let ending = format!("-{}", &id.digest()[..FOLDER_DIGITS]);
         let runs = self.root.join("runs");
-        let known = folders(&runs)?.into_iter().find(|folder| folder.to_string_lossy().ends_with(&ending));
-        let folder = known.unwrap_or_else(|| runs.join(format!("{}{ending}", file_name(model))));
+        let mut known = folders(&runs)?;
+        known.retain(|folder| folder.to_string_lossy().ends_with(&ending));
+        if let [first, other, ..] = &known[..] {
+            bail!(
+                "{} and {} are folders of one model; move one of them out of {} (lines of its .jsonl files may be appended to \
+                 the other's)",
+                first.display(),
+                other.display(),
+                runs.display()
+            );
+        }
+        let folder = known.pop().unwrap_or_else(|| runs.join(format!("{}{ending}", file_name(model))));
         Ok(Shelf { folder: folder.join(protocol.name()), task: task.to_owned() })
     }
 
-    /// Every manifest, by path.
-    pub fn manifests(&self) -> Result<Vec<(PathBuf, Manifest)>> {
+    /// Every manifest by path, or why it can't be read.
+    pub fn manifests(&self) -> Result<Vec<(PathBuf, Result<Manifest>)>> {
         let mut manifests = Vec::new();
         for model in folders(&self.root.join("runs"))? {
             for protocol in folders(&model)? {
                 for path in entries(&protocol)? {
                     if path.extension().is_some_and(|extension| extension == "json") {
-                        let manifest = Manifest::read(&path)?;
+                        let manifest = Manifest::read(&path).transpose();
                         manifests.extend(manifest.map(|manifest| (path, manifest)));
                     }
                 }
@@ -157,6 +167,18 @@ mod tests {
         assert_eq!(shelf("./other name", "w"), first);
         assert_ne!(shelf("models/base", "v"), first);
         assert!(first.folder.to_string_lossy().contains("runs/models-base-"));
+    }
+
+    #[test]
+    fn two_folders_of_one_model_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let shelf = |name: &str| store.shelf(name, &id("w"), Protocol::LeaderboardV1, "mmlu");
+        let first = shelf("one").unwrap().folder;
+        let other = PathBuf::from(first.to_string_lossy().replace("one-", "two-"));
+        [&first, &other].into_iter().for_each(|folder| std::fs::create_dir_all(folder).unwrap());
+        let error = shelf("one").unwrap_err().to_string();
+        assert!(error.contains("runs/one-") && error.contains("runs/two-") && error.contains("move one"), "{error}");
     }
 
     #[test]

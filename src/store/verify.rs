@@ -49,12 +49,27 @@ type Log = HashMap<DocumentKey, DocScore>;
 /// Looks at all runs of `store`. `task` loads a task by its name. Fails only where a folder can't be read.
 pub fn verify(store: &Store, task: &dyn Fn(&str) -> Result<Task>) -> Result<Verified> {
     let mut verified = Verified::default();
-    for model in folders(&store.root().join("runs"))? {
-        for protocol in folders(&model)? {
-            protocol_folder(&model, &protocol, task, &mut verified)?;
+    let models = folders(&store.root().join("runs"))?;
+    for (index, model) in models.iter().enumerate() {
+        let first = digits(model).and_then(|own| models[..index].iter().find(|other| digits(other) == Some(own)));
+        if let Some(first) = first {
+            verified.tell(
+                model,
+                true,
+                format!("a folder of the same model as {}; move one of them away", first.display()),
+            );
+        }
+        for protocol in folders(model)? {
+            protocol_folder(model, &protocol, task, &mut verified)?;
         }
     }
     Ok(verified)
+}
+
+/// Those of a model's digest at the end of its folder's name.
+fn digits(model: &Path) -> Option<&str> {
+    let (_, digits) = model.file_name()?.to_str()?.rsplit_once('-')?;
+    Some(digits).filter(|digits| digits.len() == FOLDER_DIGITS)
 }
 
 fn protocol_folder(

@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use self::outputs::{GateFormat, Outputs};
 use self::side::Side;
 use super::measure::{MeasureFlags, Measurement, Missing};
-use super::{Verdict, Workplace};
+use super::{Exit, Workplace};
 use crate::compare::{self, Contender, Outcome};
 use crate::eval::Run;
 use crate::gate::{self, Rules, Sight, plan};
@@ -52,12 +52,12 @@ pub struct Args {
     output: Option<PathBuf>,
 }
 
-pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
+pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let outputs = Outputs::prepare(args.format, args.output)?;
     let own = Some(place.store.root().join("gate.toml")).filter(|file| file.exists());
     let rules = Rules::open(args.rules.or(own).as_deref())?;
-    let baseline = Side::of(&args.baseline)?;
-    let candidate = Side::of(&args.candidate)?;
+    let baseline = Side::of(&place.project, &args.baseline)?;
+    let candidate = Side::of(&place.project, &args.candidate)?;
     let measure = match &baseline {
         Side::File(file) => args.measure.like(file),
         Side::Model(_) | Side::Runs(_) => args.measure,
@@ -79,9 +79,9 @@ pub fn run(place: &Workplace, args: Args) -> Result<Verdict> {
     }
     outputs.deliver(&verdict, &page)?;
     Ok(match verdict.outcome() {
-        gate::Outcome::Pass => Verdict::Done,
-        gate::Outcome::Regression | gate::Outcome::Suspect => Verdict::Differs,
-        gate::Outcome::NotEnough => Verdict::NotEnough,
+        gate::Outcome::Pass => Exit::Done,
+        gate::Outcome::Regression | gate::Outcome::Suspect => Exit::Differs,
+        gate::Outcome::NotEnough => Exit::NotEnough,
     })
 }
 

@@ -61,7 +61,7 @@ impl Outputs {
         }
         if self.commands {
             // The runner reads standard error too; so what a program reads from standard output stays whole.
-            eprint!("{}", github::commands(page));
+            let _ = std::io::stderr().write_all(github::commands(page).as_bytes());
         }
         let shown = if self.file.is_some() { page.text() } else { text };
         match output::print(&shown) {

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 
 use super::super::measure::Measurement;
-use crate::eval::{Run, Subject};
+use crate::eval::{NamedModel, Run};
 use crate::gate::baseline::Baseline;
 use crate::model::home::Home;
-use crate::project::{ModelSpec, Source};
+use crate::project::{ModelSpec, Project, Source};
+use crate::protocol::Protocol;
 use crate::store::{Manifest, Store};
 
 /// A baseline or a candidate.
@@ -24,21 +26,24 @@ pub enum Side {
 /// `results/runs/<model>-<digits>`, of any results folder.
 pub struct StoredRuns {
     store: Store,
-    subject: Subject,
+    model: NamedModel,
 }
 
 impl Side {
-    /// A file that ends in `.json` is a baseline, a folder of manifests is a model's runs; all else names a model.
-    pub fn of(text: &str) -> Result<Side> {
+    /// A name is a model as everywhere; of paths a file that ends in `.json` is a baseline, a folder of manifests a model's
+    /// runs; all else is a model.
+    pub fn of(project: &Project, text: &str) -> Result<Side> {
+        if project.names(text) {
+            return Ok(Side::Model(text.to_owned()));
+        }
         let path = Path::new(text);
         if path.extension().is_some_and(|ending| ending == "json") && !path.is_dir() {
             return Ok(Side::File(Box::new(Baseline::read(path)?)));
         }
-        let of_runs = path.is_dir() && !path.join("config.json").exists();
-        if let Some(manifest) = of_runs.then(|| manifest_in(path)).transpose()?.flatten() {
-            return Ok(Side::Runs(StoredRuns::of(path, manifest)?));
+        match manifest_in(path)? {
+            Some(manifest) => Ok(Side::Runs(StoredRuns::of(path, manifest)?)),
+            None => Ok(Side::Model(text.to_owned())),
         }
-        Ok(Side::Model(text.to_owned()))
     }
 }
 
@@ -50,18 +55,18 @@ impl StoredRuns {
         let root = root.with_context(|| {
             format!("{}: a model's runs lie in the folder runs of a results folder", folder.display())
         })?;
-        Ok(StoredRuns { store: Store::new(root), subject: Subject { name: manifest.model, id: manifest.id } })
+        Ok(StoredRuns { store: Store::new(root), model: NamedModel { name: manifest.model, id: manifest.id } })
     }
 
     pub fn name(&self) -> String {
-        self.subject.name.clone()
+        self.model.name.clone()
     }
 
     /// A stand-in for the model, which is nowhere: good for a name, and for questions without a chat template.
     pub fn spec(&self) -> ModelSpec {
         ModelSpec {
-            name: self.subject.name.clone(),
-            source: Source::Checkpoint(PathBuf::from(&self.subject.name)),
+            name: self.model.name.clone(),
+            source: Source::Checkpoint(PathBuf::from(&self.model.name)),
             adapter: None,
             dtype: None,
             quantization: None,
@@ -74,13 +79,13 @@ impl StoredRuns {
         ensure!(
             !measurement.conditions.chat_template,
             "{}: a folder of runs says nothing of the chat template; name the model itself, or save a baseline",
-            self.subject.name
+            self.model.name
         );
-        measurement.stored(&self.subject, &self.store, spec)
+        measurement.stored(&self.model, &self.store, spec)
     }
 }
 
-/// The first manifest of a folder's protocols.
+/// The first manifest of a folder's protocols; other folders in it, as those of checkpoints, hold none.
 fn manifest_in(folder: &Path) -> Result<Option<Manifest>> {
     let entries = |folder: &Path| -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> =
@@ -88,7 +93,8 @@ fn manifest_in(folder: &Path) -> Result<Option<Manifest>> {
         paths.sort();
         paths
     };
-    let files = entries(folder).into_iter().flat_map(|protocol| entries(&protocol));
+    let protocols = Protocol::value_variants().iter().map(|protocol| folder.join(protocol.name()));
+    let files = protocols.flat_map(|protocol| entries(&protocol));
     let manifest = files.filter(|file| file.extension().is_some_and(|ending| ending == "json"));
     let mut found = manifest.filter_map(|file| Manifest::read(&file).transpose());
     found.next().transpose()

@@ -208,7 +208,7 @@ mod tests {
         assert_eq!((row, filter.as_str(), answered.line), (3, "none", 7));
         let answer = |sum, is_greedy| Response::LogLikelihood { sum, tokens: Vec::new(), is_greedy };
         assert_eq!(answered.responses, [answer(-1.5, true), answer(-2.25, false)]);
-        // protocol.md, section 9: context, 0x1e, continuation, 0x1f.
+        // tasks/protocol.md, section 9: context, 0x1e, continuation, 0x1f.
         assert_eq!(answered.digest, crate::digest::sha256_hex(b"Q:\x1e a\x1fQ:\x1e b\x1f"));
         assert_eq!(answered.metrics["acc"], 1.0);
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::answers::Answered;
 use super::read::{Recorded, RecordedLeaf};
-use crate::eval::{Conditions, Questions};
+use crate::eval::{Conditions, TaskDocuments};
 use crate::request::{Request, Response};
 use crate::task::{DataSource, Document, Task};
 
@@ -16,7 +16,7 @@ const ROUNDING: f64 = 1e-9;
 
 /// A task's documents with their recorded answers.
 pub struct Paired<'a> {
-    pub questions: Questions,
+    pub questions: TaskDocuments,
     pub conditions: Conditions,
     leaves: Vec<&'a RecordedLeaf>,
 }
@@ -50,7 +50,7 @@ impl Recorded {
         let limit = limit(&leaves)?;
         let conditions = Conditions { protocol: self.protocol, data: data.clone(), limit, chat_template: false };
         let documents = task.documents(self.protocol, data, limit, None)?;
-        let paired = Paired { questions: Questions { task, documents }, conditions, leaves };
+        let paired = Paired { questions: TaskDocuments { task, documents }, conditions, leaves };
         paired.questions.documents.iter().try_for_each(|document| paired.check(document))?;
         Ok(paired)
     }

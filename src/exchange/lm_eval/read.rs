@@ -13,6 +13,7 @@ use super::super::known::{KNOWN, Known};
 use super::answers::Answers;
 use crate::digest::sha256_hex;
 use crate::model_id::ModelId;
+use crate::project::check_name;
 use crate::protocol::Protocol;
 use crate::task::Task;
 
@@ -54,6 +55,7 @@ impl Recorded {
         let results = Results::read(path)?;
         results.check_prompts()?;
         let name = name.map_or_else(|| results.text(&["model_name"]).map(str::to_owned), |name| Ok(name.to_owned()))?;
+        check_name(&name).with_context(|| results.place(&["model_name"]))?;
         let protocol = results.protocol(protocol)?;
         let mut recorded =
             Recorded { id: results.identity(&name)?, name, protocol, leaves: Vec::new(), left_out: Vec::new() };
@@ -170,7 +172,7 @@ impl<'a> Results<'a> {
             Some(_) => Some("8bit".to_owned()),
             None => arguments.get("quantization").map(str::to_owned),
         };
-        Ok(ModelId {
+        let id = ModelId {
             weights: sha256_hex(weights.join("\u{1f}").as_bytes()),
             adapter: arguments.get("peft").map(|adapter| sha256_hex(adapter.as_bytes())),
             tokenizer: "as lm-eval had it".to_owned(),
@@ -180,7 +182,11 @@ impl<'a> Results<'a> {
                 true => version.to_owned(),
                 false => format!("lm-eval {version} {model}"),
             },
-        })
+        };
+        for text in [&id.dtype, &id.engine].into_iter().chain(&id.quantization) {
+            check_name(text).with_context(|| self.place(&["config"]))?;
+        }
+        Ok(id)
     }
 
     fn leaf(&self, name: &str, known: &'static Known, subtask: String, samples: &Path) -> Result<RecordedLeaf> {
@@ -303,9 +309,13 @@ mod tests {
 
     use super::*;
 
-    fn identity(config: Value) -> ModelId {
+    fn read(config: Value) -> Result<ModelId> {
         let json = json!({"config": config, "lm_eval_version": "0.4.13"});
-        Results { path: Path::new("r.json"), json }.identity("name").unwrap()
+        Results { path: Path::new("r.json"), json }.identity("name")
+    }
+
+    fn identity(config: Value) -> ModelId {
+        read(config).unwrap()
     }
 
     #[test]
@@ -337,6 +347,18 @@ mod tests {
         assert_eq!((object.dtype.as_str(), object.quantization.as_deref()), ("f32", Some("8bit")));
         assert_ne!(plain.digest(), of(json!("pretrained=org/other,dtype=float16")).digest());
         assert_eq!(plain.digest(), of(json!("pretrained=org/base,dtype=float16")).digest());
+    }
+
+    #[test]
+    fn what_is_printed_of_it_has_one_line() {
+        for config in [
+            json!({"model": "hf\nmodel-index: []\nevil: 1"}),
+            json!({"model": "hf", "model_dtype": "f\r32"}),
+            json!({"model": "hf", "model_args": {"quantization": "\u{1b}[2J"}}),
+        ] {
+            let error = format!("{:#}", read(config).unwrap_err());
+            assert!(error.contains("r.json, `config`: ") && error.contains("has control characters"), "{error}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::known::known;
 use super::leaf::{Leaf, Measured, stderr};
+use crate::compare::TaskFile;
 use crate::digest::sha256_hex;
 use crate::disk;
 use crate::eval::Run;
@@ -67,6 +68,12 @@ impl Export<'_> {
         let mut leaves: Vec<Leaf> = Vec::new();
         for measured in &self.measured {
             check_protocol(measured.run)?;
+            ensure!(
+                TaskFile::of(measured.task) != TaskFile::Changed,
+                "{}: its task file is not the built-in one, and lm-evaluation-harness' files would say it is; give the task \
+                 another `name`",
+                measured.task.name()
+            );
             let first = leaves.len();
             for (index, document) in measured.documents.iter().enumerate() {
                 match leaves[first..].iter_mut().find(|leaf| leaf.subtask == document.subtask) {

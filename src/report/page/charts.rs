@@ -9,9 +9,9 @@ use super::super::{Table, percent, with_interval};
 use crate::chart::Ink;
 use crate::chart::forest::{Group, Mark, forest};
 use crate::chart::scatter::{Axes, Point, scatter};
-use crate::compare::{Cell, Comparison, Row};
+use crate::compare::{Cell, Comparison, Row, TaskFile};
 use crate::protocol::Protocol;
-use crate::published::{self, Billions, COLUMNS, Published};
+use crate::published::{self, Billions, Published};
 
 /// Widths in pixels that charts are drawn for.
 const WIDE: u32 = 860;
@@ -194,14 +194,15 @@ fn billions(weights: f64) -> String {
 }
 
 fn is_the_six(comparison: &Comparison) -> bool {
-    comparison.columns.iter().map(|column| column.task.as_str()).eq(COLUMNS.iter().map(|(task, _)| *task))
+    published::are_the_six(comparison.columns.iter().map(|column| column.task.as_str()))
 }
 
 /// Published models that are not compared, a row each, with their average of the comparison's tasks; nothing where these
 /// were not asked as the leaderboard did.
 fn others(comparison: &Comparison) -> Result<Vec<(Published, f64, Billions)>> {
     let mut others: Vec<(Published, f64, Billions)> = Vec::new();
-    if comparison.protocol != Protocol::LeaderboardV1 {
+    let is_changed = comparison.columns.iter().any(|column| column.file == TaskFile::Changed);
+    if comparison.protocol != Protocol::LeaderboardV1 || is_changed {
         return Ok(others);
     }
     let mut rows = published::all()?;

@@ -29,7 +29,7 @@ fn set(shown: Vec<PageFlip>) -> FlipSet {
 
 fn steps() -> Vec<Entry> {
     let step = |at| step(at, Some(3.0 - 0.125 * at as f64));
-    (1..=4).map(step).chain([Entry::HeldOut(HeldOut { step: 4, held_out_loss: 2.75 })]).collect()
+    (1..=4).map(step).chain([Entry::HeldOut(HeldOut { step: 4, held_out_loss: Some(2.75) })]).collect()
 }
 
 /// A page of all its parts, with `flips`.
