@@ -13,8 +13,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
+use crate::weights::{INDEX, SINGLE};
 
 /// Beside the weights; the first two every checkpoint has.
 const NEEDED: &[&str] = &["config.json", "tokenizer.json"];

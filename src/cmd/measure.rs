@@ -339,7 +339,10 @@ impl Measurement<'_> {
 
     /// Of a command that asks as this measurement does, and calls the number of documents `limit`.
     fn options(&self, limit: &str, store: &Store) -> Vec<String> {
-        let limit = self.conditions.limit.map(|count| [limit.to_owned(), count.to_string()]);
+        // Where a baseline asks for all documents, the project's own limit would be in that command's way.
+        let all = || self.questions.iter().flatten().map(|questions| questions.documents.len()).max();
+        let count = self.conditions.limit.or_else(|| self.place.project.eval.limit.and_then(|_| all()));
+        let limit = count.map(|count| [limit.to_owned(), count.to_string()]);
         let limit = limit.into_iter().flatten();
         limit.chain(self.typed.iter().cloned()).chain(self.place.options(store)).collect()
     }

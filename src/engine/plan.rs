@@ -112,7 +112,7 @@ impl Planner<'_> {
         let mut plan = Plan { documents: 1, requests: requests.len(), computed_tokens: placed.adds, ..Plan::default() };
         for (request, pair) in requests.iter().zip(pairs) {
             if let Request::Generate { max_tokens, .. } = request {
-                let limit = self.encoder.limit(*max_tokens);
+                let limit = self.encoder.most_new_tokens(pair.fed().len(), *max_tokens);
                 plan.prompts += 1;
                 plan.most_new_tokens += limit;
                 plan.longest_generation = plan.longest_generation.max(pair.fed().len() + limit);

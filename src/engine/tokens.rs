@@ -148,13 +148,18 @@ impl Encoder<'_> {
             Some(Protocol::LeaderboardV1) => cut,
             Some(Protocol::LmEvalLatest | Protocol::LmEvalLatestOpenllm) | None => 0,
         };
-        let max_tokens = self.limit(*max_tokens).min(self.max_length - ids.len());
+        let max_tokens = self.most_new_tokens(ids.len(), *max_tokens);
         Ok(Prompt { document, ids, stop, max_tokens, lost })
     }
 
     /// How many new tokens a text may have of which `asked` were asked for.
     pub fn limit(&self, asked: usize) -> usize {
         self.tokenizer.limit(self.protocol, asked)
+    }
+
+    /// And how many after a prompt of that length.
+    pub fn most_new_tokens(&self, prompt: usize, asked: usize) -> usize {
+        self.limit(asked).min(self.max_length - prompt)
     }
 
     /// The prompt of a generation, cut from the left so that `max_tokens` more fit.

@@ -328,5 +328,5 @@ impl<'a> Evaluation<'a> {
 
 /// Whether these are as many documents as the benchmark has, where that is known; a data folder may hold fewer.
 fn is_whole(asked: &TaskDocuments) -> bool {
-    published::size(asked.task.name()).is_none_or(|size| size.documents == asked.documents.len())
+    published::documents(asked.task.name()).is_none_or(|documents| documents == asked.documents.len())
 }

@@ -126,7 +126,7 @@ pub fn plan(margin: f64, power: f64, confidence: f64, assumed: Assumed) -> Resul
 /// Sizes of a task's strata under a limit.
 fn strata(task: &str, limit: Option<usize>) -> Vec<usize> {
     let sizes = match task {
-        "mmlu" => MMLU_SUBJECTS.to_vec(),
+        "mmlu" => MMLU_SUBJECTS.map(|(_, documents)| documents).to_vec(),
         other => published::size(other).map(|size| size.documents).into_iter().collect(),
     };
     sizes.into_iter().map(|size| limit.map_or(size, |limit| size.min(limit))).collect()

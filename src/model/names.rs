@@ -247,7 +247,7 @@ pub fn vectors(config: &ModelConfig, layer: usize) -> Vec<(String, Vec<usize>)> 
 pub fn check(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<()> {
     let mut expected = std::collections::HashSet::new();
     for (name, shape) in tensors(config) {
-        checkpoint.tensor(&name, &shape)?;
+        checkpoint.check(&name, &shape)?;
         expected.insert(name);
     }
     for name in checkpoint.names() {

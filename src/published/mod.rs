@@ -162,12 +162,74 @@ pub fn size(task: &str) -> Option<Size> {
     }
 }
 
-/// Documents of MMLU's 57 subjects, fewest first.
-pub const MMLU_SUBJECTS: [usize; 57] = [
-    100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 102, 103, 108, 110, 112, 114, 121, 126, 131, 135, 144, 145, 151,
-    152, 163, 165, 166, 171, 173, 193, 198, 201, 203, 204, 216, 223, 234, 235, 237, 238, 245, 265, 270, 272, 282, 306,
-    310, 311, 324, 346, 378, 390, 545, 612, 783, 895, 1534,
+/// MMLU's 57 subjects with their documents, fewest first.
+pub const MMLU_SUBJECTS: [(&str, usize); 57] = [
+    ("abstract_algebra", 100),
+    ("business_ethics", 100),
+    ("college_chemistry", 100),
+    ("college_computer_science", 100),
+    ("college_mathematics", 100),
+    ("computer_security", 100),
+    ("global_facts", 100),
+    ("high_school_computer_science", 100),
+    ("medical_genetics", 100),
+    ("us_foreign_policy", 100),
+    ("college_physics", 102),
+    ("management", 103),
+    ("jurisprudence", 108),
+    ("public_relations", 110),
+    ("machine_learning", 112),
+    ("econometrics", 114),
+    ("international_law", 121),
+    ("formal_logic", 126),
+    ("human_sexuality", 131),
+    ("anatomy", 135),
+    ("college_biology", 144),
+    ("electrical_engineering", 145),
+    ("high_school_physics", 151),
+    ("astronomy", 152),
+    ("logical_fallacies", 163),
+    ("high_school_european_history", 165),
+    ("virology", 166),
+    ("world_religions", 171),
+    ("college_medicine", 173),
+    ("high_school_government_and_politics", 193),
+    ("high_school_geography", 198),
+    ("sociology", 201),
+    ("high_school_chemistry", 203),
+    ("high_school_us_history", 204),
+    ("high_school_statistics", 216),
+    ("human_aging", 223),
+    ("marketing", 234),
+    ("conceptual_physics", 235),
+    ("high_school_world_history", 237),
+    ("high_school_microeconomics", 238),
+    ("security_studies", 245),
+    ("clinical_knowledge", 265),
+    ("high_school_mathematics", 270),
+    ("professional_medicine", 272),
+    ("professional_accounting", 282),
+    ("nutrition", 306),
+    ("high_school_biology", 310),
+    ("philosophy", 311),
+    ("prehistory", 324),
+    ("moral_disputes", 346),
+    ("elementary_mathematics", 378),
+    ("high_school_macroeconomics", 390),
+    ("high_school_psychology", 545),
+    ("professional_psychology", 612),
+    ("miscellaneous", 783),
+    ("moral_scenarios", 895),
+    ("professional_law", 1534),
 ];
+
+/// Documents of a task of [`COLUMNS`], or of a subject of MMLU (`mmlu/astronomy`).
+pub fn documents(task: &str) -> Option<usize> {
+    match task.strip_prefix("mmlu/") {
+        Some(subject) => MMLU_SUBJECTS.iter().find(|(name, _)| *name == subject).map(|(_, documents)| *documents),
+        None => size(task).map(|size| size.documents),
+    }
+}
 
 /// Whether some count of right answers gives `percent` up to `half`, half of its last printed digit. True of tasks whose
 /// scores are no counts.
@@ -259,8 +321,8 @@ mod tests {
     #[test]
     fn mmlu_s_subjects_are_its_documents() {
         let size = size("mmlu").unwrap();
-        assert_eq!(MMLU_SUBJECTS.iter().sum::<usize>(), size.documents);
-        let effective = 57.0 * 57.0 / MMLU_SUBJECTS.iter().map(|&n| 1.0 / n as f64).sum::<f64>();
+        assert_eq!(MMLU_SUBJECTS.iter().map(|(_, n)| n).sum::<usize>(), size.documents);
+        let effective = 57.0 * 57.0 / MMLU_SUBJECTS.iter().map(|&(_, n)| 1.0 / n as f64).sum::<f64>();
         assert!((effective - size.effective).abs() < 0.05, "{effective}");
     }
 

@@ -15,10 +15,10 @@ use crate::model::home::Home;
 use crate::model::names;
 use crate::tokenizer::Tokenizer;
 use crate::weights::writer::{Planned, SHARD_BYTES, Writer};
-use crate::weights::{Checkpoint, Format};
+use crate::weights::{Checkpoint, Format, INDEX, SINGLE};
 
 /// Of a checkpoint: the file whose presence says that it is whole.
-const CHECKPOINT_FILES: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
+const CHECKPOINT_FILES: [&str; 2] = [SINGLE, INDEX];
 
 /// What `recipe` makes of the checkpoint at `model`.
 #[derive(Clone, Copy)]

@@ -15,8 +15,10 @@ use serde_json::Value;
 
 use super::{Checkpoint, Conversion, Entry, Format, Mapped, bitsandbytes, fused, multimodal};
 
-pub(super) const SINGLE: &str = "model.safetensors";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// Weights in one file.
+pub const SINGLE: &str = "model.safetensors";
+/// What says which shard holds a tensor.
+pub const INDEX: &str = "model.safetensors.index.json";
 
 /// Of `model.safetensors.index.json`; its `metadata` says nothing that is needed.
 #[derive(Deserialize)]

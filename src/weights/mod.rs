@@ -31,6 +31,7 @@ use memmap2::Mmap;
 use crate::kernel::{Matrix, Numbers};
 
 pub use dtype::Dtype;
+pub use folder::{INDEX, SINGLE};
 use nf4::{Absmax, Nf4};
 pub use overlay::TensorFile;
 
@@ -277,16 +278,22 @@ impl Checkpoint {
 
     /// The tensor of that name with that shape; the error names file, tensor and both shapes.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>> {
-        let stored = self.stored(name)?;
-        if stored.shape != shape {
-            let file = self.files[self.entries[name].file].path.display();
+        self.check(name, shape)?;
+        self.stored(name)
+    }
+
+    /// Whether there is such a tensor, without reading a byte of it.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let entry = self.entry(name)?;
+        if entry.shape != shape {
             bail!(
-                "{file}: tensor `{name}` has shape {:?}, but {} asks for {shape:?}; the two do not belong together",
-                stored.shape,
+                "{}: tensor `{name}` has shape {:?}, but {} asks for {shape:?}; the two do not belong together",
+                self.files[entry.file].path.display(),
+                entry.shape,
                 self.config_place
             );
         }
-        Ok(stored)
+        Ok(())
     }
 
     /// The tensor of that name with whatever shape it has.

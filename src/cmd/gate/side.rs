@@ -85,7 +85,7 @@ impl StoredRuns {
     }
 }
 
-/// The first manifest of a folder's protocols; other folders in it, as those of checkpoints, hold none.
+/// The first manifest of a folder's protocols that can be read; other folders in it, as those of checkpoints, hold none.
 fn manifest_in(folder: &Path) -> Result<Option<Manifest>> {
     let entries = |folder: &Path| -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> =
@@ -96,6 +96,7 @@ fn manifest_in(folder: &Path) -> Result<Option<Manifest>> {
     let protocols = Protocol::value_variants().iter().map(|protocol| folder.join(protocol.name()));
     let files = protocols.flat_map(|protocol| entries(&protocol));
     let manifest = files.filter(|file| file.extension().is_some_and(|ending| ending == "json"));
-    let mut found = manifest.filter_map(|file| Manifest::read(&file).transpose());
-    found.next().transpose()
+    let found: Vec<Result<Manifest>> = manifest.filter_map(|file| Manifest::read(&file).transpose()).collect();
+    let whole = found.iter().position(Result::is_ok).unwrap_or(0);
+    found.into_iter().nth(whole).transpose()
 }
