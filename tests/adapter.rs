@@ -1,5 +1,7 @@
 //! PEFT's files: both layouts read to the same pairs, what is written is read back, and every way a file can lie is told.
 
+mod fixture;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,7 @@ use fireval::model::adapter::peft::{self, PeftSettings};
 use fireval::model::adapter::target::Target;
 use fireval::model::adapter::{Adapter, Matrix};
 use fireval::model::config::{Activation, Architecture, Mixture, ModelConfig, RopeScaling};
+use fixture::fixture;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -42,10 +45,6 @@ fn tiny() -> ModelConfig {
         mixture: Some(Mixture { experts: 4, top_k: 2, router_aux_loss_coef: 0.02, normalize: true }),
         dense_widths: Vec::new(),
     }
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 fn settings() -> PeftSettings {

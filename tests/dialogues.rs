@@ -1,6 +1,8 @@
 //! Dialogues as tokens and loss masks, against what the reference programs make of them (`tests/fixtures/dialogues/make.py`).
 
-use std::path::{Path, PathBuf};
+mod fixture;
+
+use std::path::Path;
 
 use fireval::chat::Message;
 use fireval::dialogue::Dialogue;
@@ -8,11 +10,8 @@ use fireval::dialogue::format::{Example, Format, Formatter};
 use fireval::dialogue::pieces::{Long, pieces};
 use fireval::tokenizer::Tokenizer;
 use fireval::train::format::pack;
+use fixture::fixture;
 use serde_json::{Value, json};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap()

@@ -1,5 +1,7 @@
 //! Every family's decoder against transformers, on the tiny checkpoints of tests/fixtures/families.
 
+mod fixture;
+
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
@@ -8,9 +10,9 @@ use fireval::model::candle::{CandleDecoder, LoadOptions};
 use fireval::model::config::{Activation, ModelConfig, RopeScaling};
 use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
-use fireval::model::names;
 use fireval::model::packed::Packed;
 use fireval::weights::{Checkpoint, Dtype};
+use fixture::open;
 use half::bf16;
 use safetensors::SafeTensors;
 
@@ -37,13 +39,6 @@ const FAMILIES: [&str; 18] = [
 
 fn folder(family: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(family)
-}
-
-fn open(path: &Path) -> (Checkpoint, ModelConfig) {
-    let checkpoint = Checkpoint::open(path).unwrap();
-    let config = ModelConfig::of(&checkpoint).unwrap();
-    names::check(&checkpoint, &config).unwrap();
-    (checkpoint, config)
 }
 
 fn candle(checkpoint: Checkpoint, config: &ModelConfig) -> CandleDecoder {

@@ -2,8 +2,9 @@
 //! program's (tests/fixtures/full), and of what it does not have (norms of heads and around both parts, biases, one more than
 //! the weight, a head that is the embedding, soft caps) beside differences of the loss.
 
+mod fixture;
+
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use fireval::kernel::Isa;
@@ -17,20 +18,11 @@ use fireval::model::training::{Gradients, Loss, LossOptions, MicroBatch, Trainab
 use fireval::random::Random;
 use fireval::train::adamw::{AdamW, Settings};
 use fireval::weights::{Checkpoint, Dtype};
+use fixture::{fixture, open};
 use serde_json::Value;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 fn json(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(fixture(name)).unwrap()).unwrap()
-}
-
-fn open(name: &str) -> (Checkpoint, ModelConfig) {
-    let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
-    let config = ModelConfig::of(&checkpoint).unwrap();
-    (checkpoint, config)
 }
 
 /// Every tensor of the checkpoint, to be trained.
@@ -82,7 +74,7 @@ fn near(found: f64, expected: f64, what: &str) {
 
 #[test]
 fn every_gradient_of_the_tiny_mixtral_agrees() {
-    let (checkpoint, config) = open("tiny-mixtral");
+    let (checkpoint, config) = open(&fixture("tiny-mixtral"));
     let adapter = all(&checkpoint, &config);
     let mut decoder = CandleDecoder::load(&checkpoint, &config, &OPTIONS).unwrap();
     decoder.adapt(&adapter).unwrap();
@@ -114,7 +106,7 @@ fn every_gradient_of_the_tiny_mixtral_agrees() {
 
 #[test]
 fn five_steps_of_adamw_lose_what_the_reference_loses() {
-    let (checkpoint, config) = open("tiny-mixtral");
+    let (checkpoint, config) = open(&fixture("tiny-mixtral"));
     let mut adapter = all(&checkpoint, &config);
     let mut decoder = CandleDecoder::load(&checkpoint, &config, &OPTIONS).unwrap();
     let reference = &json("full/ref.json")["adamw"];
@@ -148,7 +140,7 @@ fn five_steps_of_adamw_lose_what_the_reference_loses() {
 #[test]
 fn gradients_are_what_the_loss_changes_by_in_other_families() {
     for name in ["families/qwen2", "families/qwen3", "families/gemma2", "families/gemma3"] {
-        let (checkpoint, config) = open(name);
+        let (checkpoint, config) = open(&fixture(name));
         let adapter = all(&checkpoint, &config);
         let mut decoder = CandleDecoder::load(&checkpoint, &config, &OPTIONS).unwrap();
         let batch = random_batch(&config);
@@ -184,7 +176,7 @@ fn random_batch(config: &ModelConfig) -> MicroBatch {
 
 #[test]
 fn some_tensors_can_be_trained_beside_pairs_and_alone() {
-    let (checkpoint, config) = open("families/qwen2");
+    let (checkpoint, config) = open(&fixture("families/qwen2"));
     let whole = all(&checkpoint, &config);
     let mut decoder = CandleDecoder::load(&checkpoint, &config, &OPTIONS).unwrap();
     let batch = random_batch(&config);
@@ -206,7 +198,7 @@ fn some_tensors_can_be_trained_beside_pairs_and_alone() {
 
 #[test]
 fn what_cannot_be_trained_is_named() {
-    let (checkpoint, config) = open("tiny-mixtral");
+    let (checkpoint, config) = open(&fixture("tiny-mixtral"));
     let adapter = all(&checkpoint, &config);
     let mut decoder = CandleDecoder::load(&checkpoint, &config, &OPTIONS).unwrap();
     let mut unknown = adapter.clone();

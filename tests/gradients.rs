@@ -1,8 +1,9 @@
 //! Loss and gradients of the LoRA pairs, in both homes, against transformers + peft (tests/fixtures/lora), on the tiny
 //! Mixtral.
 
+mod fixture;
+
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use fireval::kernel::Isa;
@@ -13,11 +14,8 @@ use fireval::model::cpu::{self, CpuDecoder};
 use fireval::model::packed::Packed;
 use fireval::model::training::{Gradients, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
 use fireval::weights::{Checkpoint, Dtype};
+use fixture::fixture;
 use serde_json::Value;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 fn reference() -> Value {
     serde_json::from_slice(&std::fs::read(fixture("lora/ref.json")).unwrap()).unwrap()

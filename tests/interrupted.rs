@@ -1,17 +1,16 @@
 //! Training that is killed: at fifty random moments, and ends with the same bytes as if it had never been.
 
-use std::path::{Path, PathBuf};
+mod fixture;
+
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fireval::random::Random;
+use fixture::fixture;
 
 const KILLS: usize = 50;
 const ADAPTER: &str = "adapter_model.safetensors";
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 /// A tiny mixture with a tokenizer, dialogues, and for each name a recipe that differs in its output only.
 fn workshop(names: &[&str]) -> tempfile::TempDir {

@@ -2,10 +2,11 @@
 //! ways to run an adapter apart.
 
 mod binary;
+mod fixture;
 mod tiny;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use binary::Workplace;
 use fireval::model::adapter::peft;
@@ -16,13 +17,10 @@ use fireval::train::initial;
 use fireval::train::recipe::Lora;
 use fireval::transform::merge::merge;
 use fireval::weights::{Checkpoint, Dtype};
+use fixture::fixture;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 /// A fixture's model with a tokenizer, which a merged model has to have.
 fn with_tokenizer(name: &str) -> tempfile::TempDir {

@@ -1,6 +1,7 @@
 //! NF4 checkpoints: what bitsandbytes and transformers wrote opens here with their numbers, and what is written here is
 //! what they write (tests/fixtures/nf4-checkpoint, made by its make.py).
 
+mod fixture;
 mod tiny;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,6 @@ use candle_core::Device;
 use fireval::digest::{sha256_file, sha256_hex};
 use fireval::model::adapter::{Adapter, LoraPair, Matrix};
 use fireval::model::candle::{CandleDecoder, LoadOptions};
-use fireval::model::config::ModelConfig;
 use fireval::model::decoder::{Decoder, Pasts, Wanted};
 use fireval::model::names;
 use fireval::model::packed::Packed;
@@ -20,19 +20,13 @@ use fireval::transform::quantize::quantize;
 use fireval::weights::nf4::{Absmax, Nf4};
 use fireval::weights::writer::{Planned, SHARD_BYTES, Writer};
 use fireval::weights::{Checkpoint, Dtype, Format};
+use fixture::open;
 use half::bf16;
 use serde_json::{Value, json};
 use tiny::{message, write_json};
 
 fn fixture(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/nf4-checkpoint").join(kind)
-}
-
-fn open(folder: &Path) -> (Checkpoint, ModelConfig) {
-    let checkpoint = Checkpoint::open(folder).unwrap();
-    let config = ModelConfig::of(&checkpoint).unwrap();
-    names::check(&checkpoint, &config).unwrap();
-    (checkpoint, config)
 }
 
 fn encoded(values: &[f32], dtype: Dtype) -> Vec<u8> {

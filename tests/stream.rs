@@ -1,5 +1,6 @@
 //! Weights read layer by layer: the same bytes as the mapped ones whatever is asked for when, and every way to fail.
 
+mod fixture;
 mod tiny;
 
 use std::fs::File;
@@ -10,6 +11,7 @@ use fireval::random::Random;
 use fireval::weights::stream::LayerStream;
 use fireval::weights::writer::{Planned, Writer};
 use fireval::weights::{Checkpoint, Dtype, Stored};
+use fixture::fixture;
 use serde_json::json;
 use tiny::{dense_config, message, write_folder, write_gguf, write_json};
 
@@ -49,10 +51,6 @@ fn visit(path: &Path, slots: usize) {
             assert_equal(&layer.stored(name).unwrap(), &checkpoint.stored(name).unwrap(), name);
         }
     }
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 #[test]

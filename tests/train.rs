@@ -1,8 +1,9 @@
 //! A LoRA adapter's logits, and five AdamW steps of it, against transformers and peft (`tests/fixtures/lora`; its gradients
 //! are in `gradients.rs`).
 
+mod fixture;
+
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use fireval::model::adapter::{Adapter, Matrix, peft};
@@ -13,11 +14,8 @@ use fireval::model::packed::Packed;
 use fireval::model::training::{Gradients, LossOptions, MicroBatch, Trainable};
 use fireval::train::adamw::{AdamW, Settings};
 use fireval::weights::{Checkpoint, Dtype};
+use fixture::fixture;
 use serde_json::Value;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 fn reference() -> Value {
     serde_json::from_slice(&std::fs::read(fixture("lora/ref.json")).unwrap()).unwrap()

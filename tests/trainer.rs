@@ -1,7 +1,9 @@
 //! The CPU home as a trainer: beside candle's autograd number by number, and with the same bits in whatever company, on
 //! however many threads, resident or streamed.
 
-use std::path::{Path, PathBuf};
+mod fixture;
+
+use std::path::Path;
 
 use candle_core::Device;
 use fireval::kernel::{Element, Isa};
@@ -13,7 +15,8 @@ use fireval::model::names;
 use fireval::model::packed::Packed;
 use fireval::model::training::{Gradients, Loss, LossOptions, MicroBatch, Trainable};
 use fireval::random::Random;
-use fireval::weights::{Checkpoint, Dtype};
+use fireval::weights::Dtype;
+use fixture::{fixture, open};
 use half::bf16;
 
 /// Tiny checkpoints that together have everything there is in a layer: experts, biases, head norms, norms around both
@@ -27,16 +30,6 @@ const MODELS: [&str; 7] = [
     "families/gemma3",
     "families/mistral",
 ];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-fn open(folder: &Path) -> (Checkpoint, ModelConfig) {
-    let checkpoint = Checkpoint::open(folder).unwrap();
-    let config = ModelConfig::of(&checkpoint).unwrap();
-    (checkpoint, config)
-}
 
 /// A pair of random numbers on every linear, ranks of 2 and 3 in turn.
 fn adapter(config: &ModelConfig) -> Adapter {
