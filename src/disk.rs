@@ -33,7 +33,7 @@ pub fn replace_with(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
     let target = target(path).with_context(place)?;
     let name = target.file_name().with_context(|| format!("{} is not a file's path", path.display()))?;
     let temporary = target.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-    let written = write(&temporary)
+    let written = readable_as_made(&temporary, write)
         .and_then(|()| Ok(File::open(&temporary)?.sync_all()?))
         .and_then(|()| Ok(std::fs::rename(&temporary, &target)?))
         .and_then(|()| sync_folder(&target));
@@ -42,6 +42,24 @@ pub fn replace_with(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
         let _ = std::fs::remove_file(&temporary);
     }
     written.with_context(place)
+}
+
+/// What `write` leaves can be read by whom a new file can: safetensors writes files that are their owner's alone.
+fn readable_as_made(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let permissions = File::create(path)?.metadata()?.permissions();
+    write(path)?;
+    Ok(std::fs::set_permissions(path, permissions)?)
+}
+
+/// Keeps others from `path`, a file or a folder that is open as `file`, as long as that is.
+pub fn lock(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            bail!("{} is being written by another fireval; wait until it is done", path.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
 }
 
 /// Replaces `path` with `bytes`.
@@ -110,13 +128,7 @@ impl AppendLog {
             make_folder(folder)?;
         }
         let file = OpenOptions::new().read(true).append(true).create(true).open(path).with_context(place)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                bail!("{} is being written by another fireval; wait until it is done", path.display())
-            }
-            Err(TryLockError::Error(error)) => return Err(error).with_context(place),
-        }
+        lock(&file, path)?;
         let bytes = std::fs::read(path).with_context(place)?;
         let (objects, whole) = parse(path, &bytes)?;
         if whole < bytes.len() {
@@ -229,6 +241,33 @@ mod tests {
         let (mut log, _) = AppendLog::open(path).unwrap();
         objects.iter().for_each(|object| log.append(object).unwrap());
         log.sync().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_its_owner_s_alone_is_read_as_others_are() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        let (plain, kept) = (folder.path().join("plain"), folder.path().join("kept"));
+        std::fs::write(&plain, "a").unwrap();
+        let written = replace_with(&kept, |path| {
+            let temporary = tempfile::NamedTempFile::new_in(folder.path())?;
+            Ok(temporary.persist(path).map(drop)?) // as safetensors does
+        });
+        written.unwrap();
+        assert_eq!(mode(&kept), mode(&plain));
+    }
+
+    #[test]
+    fn a_folder_is_locked_as_long_as_it_is_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || File::open(folder.path()).unwrap();
+        let first = open();
+        lock(&first, folder.path()).unwrap();
+        let error = lock(&open(), folder.path()).unwrap_err().to_string();
+        assert!(error.contains("is being written by another fireval"), "{error}");
+        drop(first);
+        lock(&open(), folder.path()).unwrap();
     }
 
     #[test]

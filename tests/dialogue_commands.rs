@@ -129,6 +129,8 @@ fn filter_refuses_what_it_cannot_do() {
         assert!(told.contains(&format!("--removed {same} is one of the files that are read")), "{told}");
     }
     assert!(failed(&["--output", "out.jsonl", "--removed", "./out.jsonl"]).contains("what --output writes"));
+    let told = failed(&["--output", "out.jsonl", "--min-words", "9", "--max-words", "8"]);
+    assert!(told.contains("--min-words 9 is above --max-words 8"), "{told}");
     assert!(place.read("in.jsonl") == row(&["a", "b"]) && !place.path("new").exists(), "nothing is touched");
     assert!(failed(&["--output", "out.parquet"]).contains("a .jsonl file"));
     assert!(failed(&["--output", "in.jsonl/out.jsonl", "--without", "contamination"]).contains("in.jsonl/out.jsonl"));

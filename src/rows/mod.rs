@@ -147,8 +147,9 @@ impl Rows {
     }
 }
 
-/// A row from its line.
+/// A row from its line; the first of a file may begin with the mark of UTF-8.
 fn parse(line: &[u8]) -> Result<Row> {
+    let line = line.strip_prefix(stream::UTF8_MARK).unwrap_or(line);
     let row: serde_json::Result<Value> = serde_json::from_slice(line);
     match row.context("not JSON")? {
         Value::Object(row) => Ok(row),
@@ -175,6 +176,7 @@ mod tests {
 
     #[test]
     fn lines_are_rows_and_errors_name_them() {
+        assert_eq!(lines("\u{feff}{\"a\": 1}\n").get(0).unwrap()["a"], 1);
         let rows = lines("{\"a\": 1}\n\n{\"a\": [\"x\", \"y\"]}\r\n[1]\n{");
         assert_eq!(rows.len(), 4);
         assert_eq!(rows.get(1).unwrap()["a"][1], "y");

@@ -122,7 +122,7 @@ fn next_line(reader: &mut BufReader<File>, number: &mut usize) -> Result<Option<
 }
 
 /// What editors on Windows put before a text.
-const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(super) const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 const UTF16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 
 fn lines_or_array(path: &Path) -> Result<Source> {

@@ -308,6 +308,8 @@ impl WirePrompt {
             }
             WirePrompt::Generation { text, target, max_tokens, stop, stop_latest, filters, ignore } => {
                 ensure!(max_tokens > 0 && !filters.is_empty(), "`max_tokens` above 0 and at least one of `filters`");
+                let mut stops = stop.iter().chain(stop_latest.iter().flatten());
+                ensure!(!stops.any(String::is_empty), "`stop` has an empty text, which would end every output at once");
                 let generation = Generation {
                     max_tokens,
                     stop_latest: stop_latest.unwrap_or_else(|| stop.clone()),

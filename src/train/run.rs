@@ -2,6 +2,7 @@
 //! [`finetune`](super::finetune).
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
@@ -20,6 +21,7 @@ use super::recipe::{Quantization, Recipe};
 use super::state::{self, Place, Wanted};
 use super::{FinetuneOptions, TrainSummary, shown};
 use crate::digest::sha256_hex;
+use crate::disk;
 use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
 use crate::model::home::{self, Held, Home};
@@ -50,6 +52,8 @@ pub struct Run<'a> {
     log: Log,
     place: Place,
     steps: usize,
+    /// The output folder, which no other run writes meanwhile.
+    _folder: File,
 }
 
 /// One step, before it is made.
@@ -90,6 +94,8 @@ impl<'a> Run<'a> {
         let (folder, product) = (&recipe.output, Product { recipe, model, base: options.base(recipe) });
         product.check(&checkpoint, &config, options.home)?;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let locked = File::open(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        disk::lock(&locked, folder)?;
         let mut adapter = initial::trained(&checkpoint, &config, recipe.method(), recipe.seed)?;
         let mut optimizer = AdamW::new(recipe.optimizer, &adapter);
         let run = identity(recipe, data, &checkpoint)?;
@@ -124,6 +130,7 @@ impl<'a> Run<'a> {
             log: Log::open(folder, place.steps)?,
             steps: recipe.steps(data.rows.len()),
             place,
+            _folder: locked,
         };
         if !this.is_done() {
             this.load(checkpoint, &config)?;
@@ -132,6 +139,9 @@ impl<'a> Run<'a> {
     }
 
     fn load(&mut self, checkpoint: Checkpoint, config: &ModelConfig) -> Result<()> {
+        if self.recipe.checkpoint_every.is_none() {
+            self.options.progress.line("no `checkpoint_every` in the recipe: an interrupted run begins anew");
+        }
         if self.place.steps > 0 {
             self.options.progress.line(&format!("goes on after step {} of {}", self.place.steps, self.steps));
         }

@@ -115,6 +115,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
             samples.extend(sample(checked));
         }
     })?;
+    ensure!(found.rows > 0, "{}: no dialogue is there", found.files.join(", "));
     let text = match args.format {
         Print::Table => table(&found, &asked, &samples, args.lines)?,
         Print::Json => super::json(&as_json(&found, &asked, &samples))?,

@@ -84,6 +84,8 @@ fn share(text: &str) -> Result<f64, String> {
 pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let ending = args.output.extension().and_then(|ending| ending.to_str());
     ensure!(ending == Some("jsonl"), "--output {}: dialogues are written to a .jsonl file", args.output.display());
+    let (least, most) = (args.min_words, args.max_words);
+    ensure!(least <= most, "--min-words {least} is above --max-words {most}: no dialogue would stay");
     refuse_overwriting(&args)?;
     output::check_writable(Some(&args.output))?;
     output::check_writable(args.removed.as_deref())?;

@@ -73,7 +73,7 @@ impl Data {
             let (path, weight) = (file.path.display(), file.weight);
             ensure!(
                 0.0 < weight && weight <= 1000.0,
-                "`[data] files`: the weight of {path} is {weight}, outside 0 to 1000"
+                "`[data] files`: the weight of {path} is {weight}; expected a number above 0, at most 1000"
             );
         }
         self.limits.check()

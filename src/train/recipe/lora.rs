@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::within;
+use super::{above_zero, within};
 use crate::model::adapter::peft::{Own, PeftSettings};
 use crate::model::adapter::target::Target;
 
@@ -102,7 +102,7 @@ impl Lora {
             within("[lora] rank", *rank, 1, 65_536)?;
         }
         for alpha in self.alphas.values().chain([&self.alpha]) {
-            within("[lora] alpha", *alpha, f64::MIN_POSITIVE, 1e6)?;
+            above_zero("[lora] alpha", *alpha, 1e6)?;
         }
         within("[lora] dropout", self.dropout, 0.0, 0.99)?;
         ensure!(!self.targets.is_empty(), "`[lora] targets` is empty");

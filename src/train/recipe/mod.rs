@@ -190,7 +190,7 @@ impl Recipe {
         within("[schedule] warmup_steps", self.schedule.warmup_steps, 0, MANY)?;
         within("checkpoint_every", self.checkpoint_every.unwrap_or(1), 1, MANY)?;
         within("router_aux_loss_coef", self.router_aux_loss_coef, 0.0, 1e3)?;
-        within("neftune_alpha", self.neftune_alpha.unwrap_or(1.0), f64::MIN_POSITIVE, 1e4)?;
+        above_zero("neftune_alpha", self.neftune_alpha.unwrap_or(1.0), 1e4)?;
         self.check_method()?;
         check_optimizer(&self.optimizer)?;
         if let Some(held_out) = self.held_out {
@@ -267,10 +267,15 @@ fn check_optimizer(optimizer: &adamw::Settings) -> Result<()> {
     for beta in optimizer.betas {
         within("[optimizer] betas", beta, 0.0, 1.0 - f64::EPSILON)?;
     }
-    within("[optimizer] epsilon", optimizer.epsilon, f64::MIN_POSITIVE, 1.0)?;
-    within("[optimizer] lora_plus_ratio", optimizer.lora_plus_ratio, f64::MIN_POSITIVE, 1e4)?;
+    above_zero("[optimizer] epsilon", optimizer.epsilon, 1.0)?;
+    above_zero("[optimizer] lora_plus_ratio", optimizer.lora_plus_ratio, 1e4)?;
     within("[optimizer] weight_decay", optimizer.weight_decay, 0.0, 1e3)?;
-    within("[optimizer] max_grad_norm", optimizer.max_grad_norm.unwrap_or(1.0), f64::MIN_POSITIVE, f64::MAX)
+    above_zero("[optimizer] max_grad_norm", optimizer.max_grad_norm.unwrap_or(1.0), 1e9)
+}
+
+fn above_zero(key: &str, value: f64, most: f64) -> Result<()> {
+    ensure!(value > 0.0 && value <= most, "`{key}` is {value}; expected a number above 0, at most {most}");
+    Ok(())
 }
 
 fn within<T: PartialOrd + std::fmt::Display>(key: &str, value: T, least: T, most: T) -> Result<()> {
