@@ -26,8 +26,7 @@ pub struct Bootstrap {
     bias: f64,
     /// a: a sixth of the skewness of the jackknife.
     acceleration: f64,
-    /// How many values there are.
-    size: usize,
+    values: Vec<f64>,
     /// Degrees of freedom of the error of a mean of few values.
     freedom: Option<usize>,
 }
@@ -64,8 +63,8 @@ impl Bootstrap {
             .collect();
         resampled.sort_by(f64::total_cmp);
         let bias = quantile(share_below(&resampled, estimate));
-        let (acceleration, size) = (acceleration(values, statistic), values.len());
-        Some(Bootstrap { bias, acceleration, estimate, resampled, size, freedom: None })
+        let acceleration = acceleration(values, statistic);
+        Some(Bootstrap { bias, acceleration, estimate, resampled, values: values.to_vec(), freedom: None })
     }
 
     /// The interval at `level`; the estimate alone where all values are equal.
@@ -78,12 +77,12 @@ impl Bootstrap {
     }
 
     /// Two-sided p value of `null`: one less the level of the interval that just reaches it, at least 1 / (resamples + 1), and
-    /// at least 2 / 2^n, the least that n signs can say: of a few skewed values the corrections make next to nothing.
+    /// at least 2 / 2^n, the least that the n signs of values off the null can say: of a few skewed values the corrections make next to nothing.
     pub fn p_value(&self, null: f64) -> f64 {
         if self.estimate == null {
             return 1.0;
         }
-        let smallest = (1.0 / (self.resampled.len() + 1) as f64).max(0.5f64.powi(self.size as i32 - 1));
+        let smallest = (1.0 / (self.resampled.len() + 1) as f64).max(0.5f64.powi(self.signs(null) as i32 - 1)).min(1.0);
         let shift = quantile(share_below(&self.resampled, null)) - self.bias;
         let errors = shift / (1.0 + self.acceleration * shift) - self.bias;
         let p = match self.freedom {
@@ -91,6 +90,11 @@ impl Bootstrap {
             Some(freedom) => student::two_sided(errors / inflation(freedom), freedom),
         };
         p.max(smallest)
+    }
+
+    /// How many values are above or below `null`.
+    fn signs(&self, null: f64) -> usize {
+        self.values.iter().filter(|value| (*value - null).abs() > closeness(null)).count()
     }
 
     /// The resample at the corrected place of the normal quantile `tail`.
@@ -102,12 +106,16 @@ impl Bootstrap {
     }
 }
 
+/// Sums in another order differ in the last bits; what is equal to `value` up to these is a tie.
+fn closeness(value: f64) -> f64 {
+    1e-12 * value.abs().max(1.0)
+}
+
 /// The share of `sorted` below `value`, ties counted half; kept off 0 and 1 by half a resample so that its quantile is
 /// finite.
 fn share_below(sorted: &[f64], value: f64) -> f64 {
     let count = sorted.len() as f64;
-    // Sums in another order differ in the last bits; what is equal up to these is a tie.
-    let close = 1e-12 * value.abs().max(1.0);
+    let close = closeness(value);
     let less = sorted.partition_point(|&other| other < value - close);
     let not_more = sorted.partition_point(|&other| other <= value + close);
     ((less + not_more) as f64 / 2.0 / count).clamp(0.5 / count, 1.0 - 0.5 / count)
@@ -142,6 +150,9 @@ mod tests {
         let values = [-0.01, -0.01, -0.02, -0.01, -0.03, -0.01, -0.02, -0.9];
         let found = of_mean(&values, "few").unwrap();
         assert_eq!(found.p_value(0.0), 2.0 / 256.0);
+        // One document that moved is no evidence, however many did not.
+        let one = of_mean(&[1.0, 0.0, 0.0, 1e-14, 0.0, 0.0, 0.0, 0.0], "one").unwrap();
+        assert_eq!(one.p_value(0.0), 1.0);
     }
 
     /// Efron and Tibshirani 1993, table 14.1: test A of 26 neurologically impaired children.
