@@ -199,6 +199,14 @@ fn import(place: &Workplace, results: &str, more: &[&str]) -> binary::Ended {
     place.run(&[&["import", results, "--name", "harness", "--data", "bundled"], more].concat())
 }
 
+#[test]
+fn an_import_goes_by_the_file_s_own_rules() {
+    let text = Workplace::new().run(&["import", "--help"]).done();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("[default: those that the file was made by]"), "{text}");
+    assert!(!text.contains("[default: leaderboard-v1]"), "{text}");
+}
+
 /// Differences, documents, gains and losses of the last model, a line a task, from a comparison as CSV.
 fn paired(csv: &str) -> Vec<[String; 5]> {
     let rows = fireval::rows::Rows::csv("table.csv".to_owned(), csv.as_bytes()).unwrap();

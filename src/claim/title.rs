@@ -88,10 +88,12 @@ const FOREIGN: [&str; 30] = [
 ];
 
 pub fn title(text: &str) -> Title {
-    let name = bare(text);
+    let (name, aside) = parts(text);
     let is = |spellings: &[&str]| spellings.contains(&name.as_str());
     match TASKS.iter().position(|spellings| is(spellings)) {
-        Some(task) => Title::Task(task),
+        Some(task) if is_aside(task, &name, &aside) => Title::Task(task),
+        // `GSM8K (maj@8)` is not what the leaderboard published.
+        Some(_) => Title::Foreign,
         None if name == "drop" => Title::Drop,
         None if is(&AVERAGES) => Title::Average,
         None if is(&FOREIGN) => Title::Foreign,
@@ -109,28 +111,61 @@ pub fn task_key(task: usize) -> &'static str {
     COLUMNS[task].0
 }
 
-/// Letters and digits of `text` in lower case, without shots, metrics and what is in brackets.
-fn bare(text: &str) -> String {
+/// Letters and digits of `text` in lower case, without shots and metrics: outside of brackets, and in them.
+fn parts(text: &str) -> (String, String) {
     let mut depth = 0;
-    let mut outside = String::new();
+    let (mut outside, mut inside) = (String::new(), String::new());
     for c in text.to_lowercase().chars() {
         match c {
-            '(' | '[' | '（' => depth += 1,
+            '(' | '[' | '（' => {
+                depth += 1;
+                inside.push(' ');
+            }
             ')' | ']' | '）' => depth -= 1,
             _ if depth <= 0 => outside.push(c),
-            _ => {}
+            _ => inside.push(c),
         }
     }
-    let words = outside.split([' ', '\t', ',', '/', ':']).filter(|word| !is_setting(word));
-    let joined: String = words.flat_map(str::chars).filter(|c| c.is_alphanumeric()).collect();
-    without_shots(&joined)
+    (without_shots(&without_settings(&outside)), without_settings(&inside))
+}
+
+fn without_settings(text: &str) -> String {
+    let words = text.split([' ', '\t', ',', ';', '/', ':']).filter(|word| !is_setting(word) && !is_shots(word));
+    words.flat_map(str::chars).filter(|c| c.is_alphanumeric()).collect()
+}
+
+/// Whether what stands in brackets beside a task's name leaves it this task: nothing but settings, or more of its name, as
+/// `ARC (Challenge)` or `TruthfulQA (mc2)`.
+fn is_aside(task: usize, name: &str, aside: &str) -> bool {
+    let is = |spelling: &str| TASKS[task].contains(&spelling);
+    is_setting(aside) || is(aside) || is(&format!("{name}{aside}"))
+}
+
+/// `25-shot`, `5shot`, `zero-shot`.
+fn is_shots(word: &str) -> bool {
+    let word = word.trim_end_matches(|c: char| !c.is_alphanumeric());
+    let Some(stem) = word.strip_suffix("shot").or(word.strip_suffix("shots")) else { return false };
+    let number = stem.trim_end_matches(['-', '_']);
+    matches!(number, "zero" | "few") || number.chars().all(|c| c.is_ascii_digit())
 }
 
 /// Words beside a task's name that say how it was asked or scored.
 fn is_setting(word: &str) -> bool {
     matches!(
         word,
-        "acc" | "acc_norm" | "accnorm" | "acc-norm" | "accuracy" | "em" | "shot" | "shots" | "score" | "test" | "val"
+        "acc"
+            | "acc_norm"
+            | "accnorm"
+            | "acc-norm"
+            | "accuracy"
+            | "em"
+            | "exactmatch"
+            | "exact_match"
+            | "shot"
+            | "shots"
+            | "score"
+            | "test"
+            | "val"
     ) || word.chars().all(|c| c.is_ascii_digit())
 }
 
@@ -164,6 +199,10 @@ mod tests {
             ("GSM8k", 5),
             ("GSM-8K (5-shot)", 5),
             ("gsm8k, 5 shot", 5),
+            ("GSM8K-5-shot", 5),
+            ("GSM8K (exact match, 5-shot)", 5),
+            ("ARC (Challenge) [25-shot]", 0),
+            ("TruthfulQA (%) (MC2)", 3),
         ];
         for (text, task) in tasks {
             assert_eq!(title(text), Title::Task(task), "{text}");
@@ -171,6 +210,9 @@ mod tests {
         for text in ["Average", "Avg.", "Avg", "**Average** ⬆️", "Open LLM Leaderboard", "平均分", "Average score (%)"]
         {
             assert_eq!(title(text), Title::Average, "{text}");
+        }
+        for text in ["GSM8K (maj@8)", "GSM8K (8-shot CoT)", "ARC (easy)", "TruthfulQA (mc1)"] {
+            assert_eq!(title(text), Title::Foreign, "{text}: another metric");
         }
         for text in ["ARC-e", "TruthfulQA-MC1", "MMLU-Pro", "IFEval (0-Shot)", "MATH Lvl 5 (4-Shot)"] {
             assert_eq!(title(text), Title::Foreign, "{text}");

@@ -15,6 +15,7 @@ use crate::report::one_line;
 ///
 /// Every prompt has to be what the protocol asks of its row, so the benchmark's rows are needed as in an evaluation.
 #[derive(clap::Args)]
+#[command(mut_arg("protocol", |protocol| protocol.help("Whose rules [default: those that the file was made by]")))]
 pub struct Args {
     /// The harness's results_<date>.json, with its samples_*.jsonl beside it (lm_eval --log_samples).
     #[arg(value_name = "RESULTS.json")]

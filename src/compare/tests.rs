@@ -231,4 +231,7 @@ fn every_cell_has_its_interval_and_every_difference_its_test() {
     let flipped = why::flips(("a", &a[0]), ("b", &b[0])).unwrap();
     assert!(flipped.len() == 160 && flipped[0].index == 3 && (flipped[0].before, flipped[0].now) == (0.0, 1.0));
     assert!(why::flips(("a", &a[0]), ("b", &b[1])).is_err());
+    let nearly = [run("t", "acc", &[("t", 0.3), ("t", 0.5)]), run("t", "acc", &[("t", 0.1 + 0.2), ("t", 0.6)])];
+    let flipped = why::flips(("a", &nearly[0]), ("b", &nearly[1])).unwrap();
+    assert!(flipped.len() == 1 && flipped[0].index == 1, "0.1 + 0.2 is 0.3: {flipped:?}");
 }

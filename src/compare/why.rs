@@ -8,6 +8,9 @@ use crate::eval::Run;
 use crate::protocol::Protocol;
 use crate::stats::strata::Weighing;
 
+/// Scores no further apart are one score: sums of the same numbers end in other last digits.
+const SAME: f64 = 1e-9;
+
 /// A part of the change of the average.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Share {
@@ -106,7 +109,7 @@ pub fn flips(first: (&str, &Run), other: (&str, &Run)) -> Result<Vec<Flip>> {
     let pairs = first.scores.iter().zip(&other.scores).enumerate();
     let flip = |(index, (before, now)): (usize, (&crate::score::DocScore, &crate::score::DocScore))| {
         let (before, now) = (*before.metrics.get(metric)?, *now.metrics.get(metric)?);
-        (before != now).then_some(Flip { index, before, now })
+        ((before - now).abs() > SAME).then_some(Flip { index, before, now })
     };
     let mut flips: Vec<Flip> = pairs.filter_map(flip).collect();
     flips.sort_by(|a, b| (b.now - b.before).abs().total_cmp(&(a.now - a.before).abs()).then(a.index.cmp(&b.index)));

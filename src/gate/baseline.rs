@@ -125,6 +125,17 @@ impl Baseline {
         serde_json::to_string_pretty(self).expect("strings and finite numbers serialise") + "\n"
     }
 
+    /// Refuses another protocol than the file's: its documents would be others, or asked otherwise.
+    pub fn check_protocol(&self, asked: Protocol) -> Result<()> {
+        ensure!(
+            asked == self.protocol,
+            "the baseline was saved under {}, {} is asked for: leave --protocol out, or save a baseline under it",
+            self.protocol.name(),
+            asked.name()
+        );
+        Ok(())
+    }
+
     pub fn task_names(&self) -> Vec<String> {
         self.tasks.iter().map(|task| task.task.clone()).collect()
     }
@@ -424,6 +435,14 @@ mod tests {
         assert!(error("\"001\"", "[0, 0, 2]").contains("not in 0..1"));
         assert!(error("\"documents\": 3", "\"documents\": 4").contains("4 said"));
         assert!(error("\"base\"", "\"base\\n::error::y\"").contains("\"base\\n::error::y\" has control characters"));
+    }
+
+    #[test]
+    fn another_protocol_is_refused() {
+        let baseline = Baseline::of(&[run(&[1.0, 0.0]).0]).unwrap();
+        assert!(baseline.check_protocol(Protocol::LeaderboardV1).is_ok());
+        let error = baseline.check_protocol(Protocol::LmEvalLatest).unwrap_err().to_string();
+        assert!(error.contains("saved under leaderboard-v1, lm-eval-latest is asked for"), "{error}");
     }
 
     #[test]

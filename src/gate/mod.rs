@@ -131,7 +131,7 @@ pub struct Verdict {
     /// Of the average: baseline, candidate.
     pub averages: [f64; 2],
     pub checks: Vec<Check>,
-    /// Of the comparison: what a reader has to know.
+    /// Of the comparison, and of floors that were not applied: what a reader has to know.
     pub notes: Vec<String>,
 }
 
@@ -181,6 +181,8 @@ pub fn judge(rules: &Rules, comparison: &Comparison, runs: &[Run]) -> Result<Ver
     checks.extend(runs.iter().flat_map(|run| subject_floors(rules, run)));
     checks.extend(cells.iter().filter_map(|judged| gain(Some(judged.task), &judged.difference, rules.task_gain)));
     checks.extend(runs.iter().filter_map(|run| alike(rules, run)));
+    let mut notes = comparison.notes.clone();
+    notes.extend(idle_floors(rules, &checks));
     Ok(Verdict {
         baseline: baseline.model.clone(),
         candidate: candidate.model.clone(),
@@ -189,7 +191,7 @@ pub fn judge(rules: &Rules, comparison: &Comparison, runs: &[Run]) -> Result<Ver
         sight: Sight::new(documents, stderr, rules.margin, rules.confidence),
         averages: [before.score, average.score],
         checks,
-        notes: comparison.notes.clone(),
+        notes,
     })
 }
 
@@ -248,6 +250,21 @@ fn subject_floors(rules: &Rules, run: &Run) -> Vec<Check> {
         floor(rules, name, Estimate::mean(&values)?.value)
     };
     rules.floors.keys().filter_map(of_subject).collect()
+}
+
+/// Tells of floors that nothing was held against, which would else read as floors that hold.
+fn idle_floors(rules: &Rules, checks: &[Check]) -> Option<String> {
+    let is_floor = |check: &&Check| matches!(check.rule, Rule::Floor { .. });
+    let applied: Vec<&str> = checks.iter().filter(is_floor).filter_map(|check| check.task.as_deref()).collect();
+    let idle = rules.floors.keys().map(String::as_str).filter(|name| !applied.contains(name));
+    let idle: Vec<&str> = idle.collect();
+    match &idle[..] {
+        [] => None,
+        [name] => Some(format!("the floor of {name} was not applied: none of its documents were asked")),
+        names => {
+            Some(format!("the floors of {} were not applied: none of their documents were asked", names.join(", ")))
+        }
+    }
 }
 
 fn gain(task: Option<&str>, difference: &Difference, most: Option<f64>) -> Option<Check> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::eval::TaskDocuments;
 use crate::settings;
 use crate::task::{self, Task};
 
@@ -106,6 +107,28 @@ impl Rules {
         }
         Ok(())
     }
+
+    /// Refuses a floor of which `questions` have no document: nothing would be held against it.
+    pub fn check_asked(&self, questions: &[TaskDocuments]) -> Result<()> {
+        for name in self.floors.keys() {
+            ensure!(
+                is_asked(name, questions),
+                "{}: [floors] {name}: none of its documents are asked; leave this floor out, or ask them (--tasks, --limit)",
+                self.place
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether `name` is a task of `questions`, or a subject that some document has.
+fn is_asked(name: &str, questions: &[TaskDocuments]) -> bool {
+    let of_task = |asked: &TaskDocuments| {
+        let Some(rest) = name.strip_prefix(asked.task.name()) else { return false };
+        let subject = rest.strip_prefix('/');
+        rest.is_empty() || asked.documents.iter().any(|document| subject == Some(document.subtask.as_str()))
+    };
+    questions.iter().any(of_task)
 }
 
 /// The built-in tasks, and their subjects as `mmlu/astronomy`.
@@ -186,6 +209,24 @@ mod tests {
         assert_eq!(rules.floors.len(), 5);
         rules.check_tasks(&[]).unwrap();
         assert!(rules.alike.is_some() && rules.task_loss.is_some_and(|loss| loss.ignore_noise));
+    }
+
+    #[test]
+    fn a_floor_of_what_is_not_asked_is_refused() {
+        let task = Task::load("arc_challenge", None).unwrap();
+        let source = task::DataSource::Bundled;
+        let documents = task.documents(crate::protocol::Protocol::LeaderboardV1, &source, Some(2), None).unwrap();
+        let subject = documents[0].subtask.clone();
+        let questions = [TaskDocuments { task, documents }];
+        let check = |floor: &str| {
+            let text = format!("schema = 1\n[average]\nmargin = 2\nconfidence = 0.9\n[floors]\n\"{floor}\" = 9");
+            Rules::read(&text, "my.toml").unwrap().check_asked(&questions)
+        };
+        assert!(check("arc_challenge").is_ok() && check(&format!("arc_challenge/{subject}")).is_ok());
+        for floor in ["mmlu", "arc_challenge/other", "arc"] {
+            let error = check(floor).unwrap_err().to_string();
+            assert!(error.contains(&format!("my.toml: [floors] {floor}: none of its documents")), "{error}");
+        }
     }
 
     #[test]

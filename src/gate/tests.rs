@@ -133,6 +133,9 @@ fn a_subject_has_its_own_floor() {
     assert_eq!(under("\"arc/x\" = 50.1").outcome(), Outcome::Regression);
     let held = under("\"arc/x\" = 50\n\"arc/y\" = 99\n\"arc/z\" = 99");
     assert_eq!(findings(&held, "floor"), [Finding::Holds, Finding::Holds], "nobody asked of z");
+    assert_eq!(held.notes, ["the floor of arc/z was not applied: none of its documents were asked"]);
+    let idle = under("\"arc/z\" = 99\nmmlu = 99");
+    assert_eq!(idle.notes, ["the floors of arc/z, mmlu were not applied: none of their documents were asked"]);
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub const FILE: &str = "fireval.toml";
 
 /// What the name of a model begins with whose answers another program gave.
 pub const IMPORTED: &str = "imported:";
+/// What names of models begin with that are no names of the project's file.
+const SCHEMES: [&str; 3] = ["scripted:", "published:", IMPORTED];
 
 /// The file, key by key.
 #[derive(Default, Deserialize)]
@@ -107,7 +109,7 @@ impl Project {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut models = BTreeMap::new();
         for (name, model) in wire.model {
-            check_name(&name).with_context(|| format!("{place}: [model]"))?;
+            check_name(&name).and_then(|()| check_scheme(&name)).with_context(|| format!("{place}: [model]"))?;
             let spec = model.check(&name, &folder).with_context(|| format!("{place}: [model.{name}]"))?;
             models.insert(name, spec);
         }
@@ -134,8 +136,7 @@ impl Project {
 
     /// Whether `text` is a model's name whatever may lie in a file or folder of that name.
     pub fn names(&self, text: &str) -> bool {
-        self.models.contains_key(text)
-            || ["scripted:", "published:", IMPORTED].iter().any(|head| text.starts_with(head))
+        self.models.contains_key(text) || SCHEMES.iter().any(|head| text.starts_with(head))
     }
 
     /// The model that `text` names: one of this file's, `scripted:NAME`, `published:ORG/NAME[@PRECISION]`, `imported:NAME`, a
@@ -182,6 +183,14 @@ impl Project {
 pub fn check_name(name: &str) -> Result<()> {
     ensure!(!name.chars().any(char::is_control), "{name:?} has control characters, as a line end: leave them out");
     Ok(())
+}
+
+/// Refuses a name that would hide what its scheme stands for.
+fn check_scheme(name: &str) -> Result<()> {
+    match SCHEMES.iter().find(|head| name.starts_with(*head)) {
+        Some(head) => bail!("{name:?}: `{head}` begins names of another kind; give the model a name without it"),
+        None => Ok(()),
+    }
 }
 
 /// `dir` of `[data]`: `hub`, `bundled`, or a folder beside the file.
@@ -266,6 +275,10 @@ mod tests {
         assert!(error("[eval]\nprotocol = \"latest\"").contains("leaderboard-v1"));
         assert!(error("[data]\nfolder = \"x\"").contains("`folder`"));
         assert!(error("[model.\"x\\n::error::y\"]\npath = \"x\"").contains("[model]: \"x\\n::error::y\" has control"));
+        for scheme in SCHEMES {
+            let error = error(&format!("[model.\"{scheme}a\"]\npath = \"x\""));
+            assert!(error.contains(&format!("[model]: \"{scheme}a\": `{scheme}` begins")), "{error}");
+        }
     }
 
     #[test]

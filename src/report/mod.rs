@@ -158,14 +158,21 @@ impl Table {
             let titles = self.heads.iter().map(|head| head.title.as_str()).chain(["Average"]);
             for (title, figure) in titles.zip(row.figures.iter().chain([&row.average])) {
                 let Some(score) = &figure.score else { continue };
-                let mut line =
-                    vec![row.model.clone(), title.to_owned(), with_interval(score, &figure.low, &figure.high)];
+                let mut line = vec![self.name(row), title.to_owned(), with_interval(score, &figure.low, &figure.high)];
                 line.extend(figure.delta_cells());
                 line.truncate(width);
                 lines.push(line);
             }
         }
         lines
+    }
+
+    /// A row's name where no source stands beside it: one that stands twice says it itself.
+    fn name(&self, row: &TableRow) -> String {
+        match self.rows.iter().filter(|other| other.model == row.model).count() {
+            0 | 1 => row.model.clone(),
+            _ => format!("{} ({}, {})", row.model, row.source, row.held),
+        }
     }
 
     /// What the second table's columns mean.
@@ -396,5 +403,15 @@ pub mod tests {
         assert_eq!(lines[7], ["a,\"b\"|c", "ARC", "55.60", "-0.10 ~", "2.0e-7", "", ""]);
         assert_eq!((lines.len(), lines[1][3].as_str()), (1 + 3 + 3 + 1, ""), "unknown scores have no line");
         assert!(table.legend().contains('~'));
+    }
+
+    #[test]
+    fn a_name_that_stands_twice_says_its_source() {
+        let mut table = Table::of(&comparison());
+        table.rows[1].model = "base".to_owned();
+        (table.rows[1].source, table.rows[1].held) = ("published", "float16".to_owned());
+        let lines = table.intervals();
+        assert_eq!((lines[4][0].as_str(), lines[7][0].as_str()), ("base (published, float16)", "a,\"b\"|c"));
+        assert!(lines[1][0].starts_with("base (measured, "), "{}", lines[1][0]);
     }
 }

@@ -136,7 +136,9 @@ fn conclusion(verdict: &Verdict) -> String {
         Outcome::Pass => format!("pass: {candidate} lost less than {margin} points of the average to {baseline}"),
         Outcome::Regression => format!("regression: {}", broken(Finding::Regression)),
         Outcome::Suspect => {
-            format!("suspect: {}; look at the answers before believing the scores", broken(Finding::Suspect))
+            let lost = broken(Finding::Regression);
+            let also = if lost.is_empty() { String::new() } else { format!("; also a regression: {lost}") };
+            format!("suspect: {}; look at the answers before believing the scores{also}", broken(Finding::Suspect))
         }
         Outcome::NotEnough => format!(
             "not enough evidence: a loss of {margin} points is neither shown nor refuted; `fireval plan-eval --margin {margin}` \
@@ -315,6 +317,7 @@ pub mod tests {
         assert!(text.contains("choice 1 is the likeliest in 99.5 % of 200 documents"), "{text}");
         let last = text.lines().last().unwrap();
         assert!(last.starts_with("suspect: mmlu (credible gain), mmlu (answers differ)"), "{last}");
+        assert!(last.ends_with("; also a regression: gsm8k (no loss), mmlu (floor)"), "{last}");
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub struct Args {
 pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     let outputs = Outputs::prepare(args.format, args.output)?;
     let own = Some(place.store.root().join("gate.toml")).filter(|file| file.exists());
+    let is_given = args.rules.is_some();
     let rules = Rules::open(args.rules.or(own).as_deref())?;
     let baseline = Side::of(&place.project, &args.baseline)?;
     let candidate = Side::of(&place.project, &args.candidate)?;
@@ -67,6 +68,10 @@ pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
     rules.check_tasks(&asked)?;
     let missing = if args.stored { Missing::Refuse } else { Missing::Evaluate };
     let sides = Sides::resolve(&measurement, &baseline, &candidate)?;
+    if is_given {
+        // Rules that stand in their default place are for other tasks too: the verdict notes what was not applied.
+        rules.check_asked(measurement.questions(&sides.spec)?)?;
+    }
     if !args.accept_low_power {
         refuse_blind(&mut measurement, &sides, &rules)?;
     }
@@ -110,7 +115,11 @@ impl<'a> Sides<'a> {
         ensure!(!is_row, "{} is a row of the leaderboard: the candidate has to be measured here", spec.name);
         let baseline_spec = match baseline {
             Side::Model(name) => Some(resolve(name)?),
-            Side::Runs(_) | Side::File(_) => None,
+            Side::File(file) => {
+                file.check_protocol(measurement.conditions.protocol)?;
+                None
+            }
+            Side::Runs(_) => None,
         };
         Ok(Sides { baseline, candidate, baseline_spec, spec })
     }
