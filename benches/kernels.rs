@@ -9,7 +9,7 @@
 mod peak;
 
 use fireval::kernel::product::{Block, Kernels, Rows, Term};
-use fireval::kernel::{Element, Isa, Matrix, Numbers, matrix, nf4};
+use fireval::kernel::{Element, Isa, Matrix, Numbers, bytes_of, nf4};
 use half::bf16;
 use peak::{Peak, processor_seconds};
 
@@ -53,7 +53,7 @@ fn for_shapes<E: Element>(name: &str, peak: f64) {
         let absmax = vec![0.5f32; inputs * outputs / nf4::BLOCK];
         let four_bits = Numbers::Nf4 { packed: &packed, absmax: nf4::Absmax::Plain(&absmax) };
         for (format, numbers) in
-            [("f32", Numbers::F32(matrix::bytes_of(&values))), ("bf16", Numbers::Bf16(brains)), ("nf4", four_bits)]
+            [("f32", Numbers::F32(bytes_of(&values))), ("bf16", Numbers::Bf16(brains)), ("nf4", four_bits)]
         {
             let weight = Matrix { rows: outputs, columns: inputs, numbers, rounded_to_f16: false };
             for rows in ROWS {

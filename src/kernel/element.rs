@@ -2,8 +2,14 @@
 
 use half::bf16;
 
-use super::matrix::bytes_of;
 use super::{Numbers, math};
+
+/// Numbers as they lie in memory.
+pub fn bytes_of<E: Element>(values: &[E]) -> &[u8] {
+    // SAFETY: an element is a plain number, and bytes need no alignment. (Both are little-endian on every target that
+    // builds.)
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
 
 /// A number that products are made of.
 pub trait Element: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 'static {

@@ -147,7 +147,7 @@ fn part_of<const FUSED: bool>(logits: &[f32], first: u32) -> Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::matrix::bytes_of;
+    use crate::kernel::element::bytes_of;
     use crate::kernel::{Isa, Numbers};
     use crate::random::Random;
 

@@ -100,13 +100,6 @@ impl Matrix<'_> {
     }
 }
 
-/// A matrix of numbers in memory.
-pub fn bytes_of<E: Element>(values: &[E]) -> &[u8] {
-    // SAFETY: an element is a plain number, and bytes need no alignment. (Both are little-endian on every target that
-    // builds.)
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
-}
-
 #[cfg(target_endian = "big")]
 compile_error!("weights are little-endian, and kernels read them as they lie");
 
@@ -151,6 +144,7 @@ fn f16_to_f32(bits: u16) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::bytes_of;
 
     #[test]
     fn every_f16_widens_exactly() {

@@ -23,7 +23,7 @@ mod shared;
 mod tile;
 mod unit;
 
-pub use element::Element;
+pub use element::{Element, bytes_of};
 pub use isa::Isa;
 pub use matrix::{Blocks, Matrix, Numbers};
 pub use pool::Pool;

@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
+use super::element::bytes_of;
 use super::isa::for_every_isa;
-use super::matrix::bytes_of;
 use super::rows::round;
 use super::tile::WIDTH;
 use super::unit::{Unit, lay};

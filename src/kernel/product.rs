@@ -228,7 +228,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::kernel::matrix::bytes_of;
+    use crate::kernel::element::bytes_of;
     use crate::kernel::rows::round;
     use crate::kernel::{Numbers, nf4};
     use crate::random::Random;

@@ -3,8 +3,8 @@
 //! Activations and weights of a bf16 model are held in bf16 on every processor. Where it multiplies pairs of them in one
 //! fast instruction they go in as they lie; elsewhere they are widened, exactly, to f32 on the way.
 
+use super::element::bytes_of;
 use super::isa::for_every_isa;
-use super::matrix::bytes_of;
 use super::tile::WIDTH;
 use super::{Element, Isa};
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::attention::OUTPUT;
 use super::linear::{LowRank, Span};
 use super::rotary::Angles;
 use super::weights::LayerWeights;
@@ -59,11 +58,9 @@ impl Pairs {
     /// `linears`: shapes and pairs in the order of `names::linears`.
     pub fn new<E: Element>(linears: &[([usize; 2], Option<&LoraPair>)]) -> Result<Pairs> {
         let (attention, rest) = linears.split_at(ATTENTION_LINEARS);
-        let mut pairs = Pairs {
-            inputs: LowRank::new::<E>(&attention[..OUTPUT])?,
-            output: LowRank::new::<E>(&attention[OUTPUT..])?,
-            ..Pairs::default()
-        };
+        let (inputs, output) = attention.split_at(ATTENTION_LINEARS - 1);
+        let mut pairs =
+            Pairs { inputs: LowRank::new::<E>(inputs)?, output: LowRank::new::<E>(output)?, ..Pairs::default() };
         if let [gate, up, down] = rest {
             pairs.experts.push([LowRank::new::<E>(&[*gate, *up])?, LowRank::new::<E>(&[*down])?]);
             return Ok(pairs);

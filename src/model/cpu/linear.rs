@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::workspace::{Low, ROWS_A_TASK, take};
 use crate::kernel::product::{Block, Kernels, Rows, Term, padded};
-use crate::kernel::{Element, Matrix, Numbers, Shared, matrix, rows};
+use crate::kernel::{Element, Matrix, Numbers, Shared, bytes_of, rows};
 use crate::model::adapter::LoraPair;
 use crate::model::dropout::Dropout;
 
@@ -210,7 +210,7 @@ pub fn drop_rows<E: Element>(module: &str, x: Rows<E>, span: &Span, rows: &Range
 }
 
 fn held(values: &[f32], rows: usize, columns: usize) -> Matrix<'_> {
-    Matrix { rows, columns, numbers: Numbers::F32(matrix::bytes_of(values)), rounded_to_f16: false }
+    Matrix { rows, columns, numbers: Numbers::F32(bytes_of(values)), rounded_to_f16: false }
 }
 
 /// Adds a product's sums to rows of `width` numbers.
