@@ -272,9 +272,9 @@ mod tests {
         let folder = |hf_home: Option<&str>, home: Option<&str>| {
             cache_folder(hf_home.map(OsString::from), home.map(PathBuf::from))
         };
-        assert_eq!(folder(Some("/x"), Some("/root")).unwrap(), Path::new("/x/hub"));
+        assert_eq!(folder(Some("/x"), Some("/home/me")).unwrap(), Path::new("/x/hub"));
         for unset in [None, Some("")] {
-            assert_eq!(folder(unset, Some("/root")).unwrap(), Path::new("/root/.cache/huggingface/hub"));
+            assert_eq!(folder(unset, Some("/home/me")).unwrap(), Path::new("/home/me/.cache/huggingface/hub"));
             assert!(folder(unset, None).unwrap_err().to_string().contains("set HF_HOME"));
         }
     }
