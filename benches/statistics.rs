@@ -7,8 +7,9 @@
 //! A document flips with a probability as two fine-tunes of one model show, and is answered alike else; MMLU's subjects
 //! have its sizes and accuracies of their own; mc2's differences are a skewed mixture. The table is in `results/README.md`.
 
+use fireval::published::MMLU_SUBJECTS;
 use fireval::random::Random;
-use fireval::stats::bootstrap::Bootstrap;
+use fireval::stats::bootstrap::{self, Bootstrap};
 use fireval::stats::paired::{Flips, p_value_of};
 use fireval::stats::strata::{Part, Weighing, interval_of_difference, joined};
 use fireval::stats::{Estimate, Interval, LEVEL, Z, holm, power, proportion};
@@ -21,11 +22,6 @@ const COUNTED: [(&str, usize, f64); 4] =
 /// How often both are right where they agree.
 const AGREED: f64 = 0.7;
 
-const SUBJECTS: [usize; 57] = [
-    100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 102, 103, 108, 110, 112, 114, 121, 126, 131, 135, 144, 145, 151,
-    152, 163, 165, 166, 171, 173, 193, 198, 201, 203, 204, 216, 223, 234, 235, 237, 238, 245, 265, 270, 272, 282, 306,
-    310, 311, 324, 346, 378, 390, 545, 612, 783, 895, 1534,
-];
 const MMLU_FLIPS: f64 = 0.10;
 
 const TRUTHFULQA: usize = 817;
@@ -68,12 +64,12 @@ fn counted(random: &mut Random, (n, flips): (usize, f64), loss: f64) -> Found {
 
 /// From 0.3 in the hardest subject to 0.9 in the easiest.
 fn agreed_in(subject: usize) -> f64 {
-    0.3 + 0.6 * subject as f64 / (SUBJECTS.len() - 1) as f64
+    0.3 + 0.6 * subject as f64 / (MMLU_SUBJECTS.len() - 1) as f64
 }
 
 fn mmlu(random: &mut Random, loss: f64) -> Found {
     let (mut differences, mut scores) = (Vec::new(), Vec::new());
-    for (subject, &n) in SUBJECTS.iter().enumerate() {
+    for (subject, &(_, n)) in MMLU_SUBJECTS.iter().enumerate() {
         let pairs: Vec<(bool, bool)> = (0..n).map(|_| answers(random, MMLU_FLIPS, agreed_in(subject), loss)).collect();
         let value = |right: bool| f64::from(u8::from(right));
         differences.push(pairs.iter().map(|&(before, now)| value(now) - value(before)).collect::<Vec<_>>());
@@ -84,22 +80,27 @@ fn mmlu(random: &mut Random, loss: f64) -> Found {
     let size = proportion::effective_size(score.value, score.stderr, score.n);
     let truth = (MMLU_FLIPS - loss) / 2.0 + (1.0 - MMLU_FLIPS) * 0.6;
     let means = differences.iter().map(|subject| subject.iter().sum::<f64>() / subject.len() as f64);
-    let difference = means.sum::<f64>() / SUBJECTS.len() as f64;
+    let difference = means.sum::<f64>() / MMLU_SUBJECTS.len() as f64;
     let interval = interval_of_difference(&differences, Weighing::Alike).expect("many documents");
     let score_held = proportion::wilson(score.value, size, Z).contains(truth);
     Found { difference, interval, p_value: p_value_of(difference, interval, Z), score_held }
 }
 
-/// Small differences mostly, one in ten large; more often down than up by less, so that the mean is minus `loss`.
+/// Small differences mostly, one in ten large; more often down than up by less, so that the mean is 0.
+fn skewed(random: &mut Random) -> f64 {
+    match random.uniform() {
+        rare if rare < 0.1 => 0.4 * random.uniform(),
+        // Ten percent of 0.2 on average are balanced by ninety of this.
+        _ => 0.05 * random.normal() - 0.1 * 0.2 / 0.9,
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
 fn truthfulqa(random: &mut Random, loss: f64) -> Found {
-    let differences: Vec<f64> = (0..TRUTHFULQA)
-        .map(|_| match random.uniform() {
-            rare if rare < 0.1 => 0.4 * random.uniform() - loss,
-            // Ten percent of 0.2 on average are balanced by ninety of this.
-            _ => 0.05 * random.normal() - 0.1 * 0.2 / 0.9 - loss,
-        })
-        .collect();
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let differences: Vec<f64> = (0..TRUTHFULQA).map(|_| skewed(random) - loss).collect();
     let found = Bootstrap::new(&differences, mean, random, RESAMPLES).expect("many documents");
     let interval = found.interval(LEVEL);
     let score_held = interval.contains(-loss);
@@ -164,13 +165,39 @@ pub fn simulate(comparisons: usize, loss: f64) -> Counts {
 pub fn expected_errors(loss: f64) -> Vec<f64> {
     let plain = |n: usize, flips: f64| (power::variance_of_flips(flips, loss) / n as f64).sqrt();
     let mut errors: Vec<f64> = COUNTED.iter().map(|&(_, n, flips)| plain(n, flips)).collect();
-    let subjects: f64 = SUBJECTS.iter().map(|&n| plain(n, MMLU_FLIPS).powi(2)).sum();
-    errors.push(subjects.sqrt() / SUBJECTS.len() as f64);
+    let subjects: f64 = MMLU_SUBJECTS.iter().map(|&(_, n)| plain(n, MMLU_FLIPS).powi(2)).sum();
+    errors.push(subjects.sqrt() / MMLU_SUBJECTS.len() as f64);
     // The mixture: 0.1 (0.16 / 3) and 0.9 (0.0025 + (0.02 / 0.9)^2) about its mean.
     let variance = 0.1 * 0.16 / 3.0 + 0.9 * (0.0025 + (0.02_f64 / 0.9).powi(2));
     errors.push((variance / TRUTHFULQA as f64).sqrt());
     errors.push(errors.iter().map(|error| error * error).sum::<f64>().sqrt() / errors.len() as f64);
     errors
+}
+
+/// How many of some comparisons of equal models with few documents are called different: (by the plain bootstrap, by the
+/// widened one).
+fn few(comparisons: usize, documents: usize, difference: fn(&mut Random) -> f64) -> (usize, usize) {
+    let called = |seed: u64| {
+        let mut random = Random::named(seed, "few");
+        let differences: Vec<f64> = (0..documents).map(|_| difference(&mut random)).collect();
+        let plain = Bootstrap::new(&differences, mean, &mut random, bootstrap::RESAMPLES).expect("two or more");
+        let widened = bootstrap::of_mean(&differences, "few").expect("two or more");
+        [plain, widened].map(|found| usize::from(found.p_value(0.0) < 0.05))
+    };
+    let found = (0..comparisons as u64).into_par_iter().map(called);
+    let [plain, widened] = found.reduce(|| [0, 0], |a, b| [a[0] + b[0], a[1] + b[1]]);
+    (plain, widened)
+}
+
+fn print_few(comparisons: usize) {
+    println!("{comparisons} comparisons of equal models with few documents, called different: bootstrap, widened");
+    for (name, difference) in [("skewed", skewed as fn(&mut Random) -> f64), ("normal", |random| random.normal())] {
+        for documents in [8, 12, 20, 39] {
+            let (plain, widened) = few(comparisons, documents, difference);
+            let percent = |count: usize| 100.0 * count as f64 / comparisons as f64;
+            println!("{name}, {documents} documents: {:.1} %, {:.1} %", percent(plain), percent(widened));
+        }
+    }
 }
 
 fn main() {
@@ -207,4 +234,5 @@ fn main() {
         "any of six tasks called different after Holm's correction, equal models: {:.2} %",
         percent(equal.any_task)
     );
+    print_few(comparisons / 10);
 }

@@ -6,7 +6,6 @@ use anyhow::Result;
 
 use super::measure::RunFlags;
 use super::{Exit, Workplace, output};
-use crate::project::{ModelSpec, Source};
 use crate::train::plan::plan;
 use crate::train::recipe::Recipe;
 use crate::train::{FinetuneOptions, finetune};
@@ -42,19 +41,10 @@ pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
         home,
         memory: args.run.memory(),
         accepts_changes: args.accept_changes,
-        base_model: base_model(&base),
+        base_model: base.outside_name(),
         ..FinetuneOptions::default()
     };
     let summary = finetune(&recipe, &base.checkpoint()?, &options)?;
     output::print(&format!("{summary}\n"))?;
     Ok(Exit::Done)
-}
-
-/// Where a model is found without this project: its repository on the hub, or its path.
-pub(super) fn base_model(spec: &ModelSpec) -> Option<String> {
-    match &spec.source {
-        Source::Checkpoint(path) => Some(path.display().to_string()),
-        Source::Hub(repository) => Some(repository.name.clone()),
-        Source::Scripted(_) | Source::Published(_) | Source::Imported(_) => None,
-    }
 }

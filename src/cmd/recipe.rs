@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::finetune::base_model;
 use super::measure::{MeasureFlags, Measurement, Missing};
 use super::{Exit, Workplace, output};
 use crate::compare::{self, Comparison};
@@ -62,7 +61,7 @@ pub fn run(place: &Workplace, args: Args) -> Result<Exit> {
         home: base.home,
         memory: measurement.memory(),
         accepts_changes: args.accept_changes,
-        base_model: base_model(&base),
+        base_model: base.outside_name(),
         ..FinetuneOptions::default()
     };
     let summary = finetune(&recipe, &base.checkpoint()?, &options)?;

@@ -59,6 +59,15 @@ impl ModelSpec {
         }
     }
 
+    /// What finds it without this project: its repository on the hub, or its path.
+    pub fn outside_name(&self) -> Option<String> {
+        match &self.source {
+            Source::Checkpoint(path) => Some(path.display().to_string()),
+            Source::Hub(repository) => Some(repository.name.clone()),
+            Source::Scripted(_) | Source::Published(_) | Source::Imported(_) => None,
+        }
+    }
+
     /// An error for a model with an adapter, where the weights under it alone would be used.
     pub fn without_adapter(self) -> Result<ModelSpec> {
         ensure!(self.adapter.is_none(), "model `{}` has an adapter; merge it first (`fireval merge`)", self.name);

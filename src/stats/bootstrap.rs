@@ -77,7 +77,8 @@ impl Bootstrap {
     }
 
     /// Two-sided p value of `null`: one less the level of the interval that just reaches it, at least 1 / (resamples + 1), and
-    /// at least 2 / 2^n, the least that the n signs of values off the null can say: of a few skewed values the corrections make next to nothing.
+    /// at least 2 / 2^n, the least that the signs of n values off the null can say: of a few skewed values the corrections
+    /// make next to nothing.
     pub fn p_value(&self, null: f64) -> f64 {
         if self.estimate == null {
             return 1.0;

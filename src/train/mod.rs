@@ -77,7 +77,7 @@ pub struct TrainSummary {
     pub last_loss: Option<f64>,
     /// Held-out losses: (steps done, loss), without one where it was not finite; the first before any step.
     pub held_out: Vec<(usize, Option<f64>)>,
-    /// Steps and held-out loss of what was written, where that is the best and not the last.
+    /// Steps and held-out loss of what was written, where the recipe keeps the best; else it is the last.
     pub best: Option<(usize, f64)>,
 }
 

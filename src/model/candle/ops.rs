@@ -11,6 +11,7 @@ use crate::model::config::Activation;
 /// `weight * x / sqrt(mean(x^2) + eps)` over the last dimension; the gradient is by `x`, and by `weight` where that is
 /// trained.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    // Gemma's weights are wider than its states: see `load::norm`.
     if weight.dtype() != x.dtype() {
         return Ok(rms_norm(&wide(x)?, weight, eps)?.to_dtype(x.dtype())?);
     }

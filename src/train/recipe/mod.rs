@@ -270,11 +270,12 @@ fn check_optimizer(optimizer: &adamw::Settings) -> Result<()> {
     above_zero("[optimizer] epsilon", optimizer.epsilon, 1.0)?;
     above_zero("[optimizer] lora_plus_ratio", optimizer.lora_plus_ratio, 1e4)?;
     within("[optimizer] weight_decay", optimizer.weight_decay, 0.0, 1e3)?;
-    above_zero("[optimizer] max_grad_norm", optimizer.max_grad_norm.unwrap_or(1.0), 1e9)
+    above_zero("[optimizer] max_grad_norm", optimizer.max_grad_norm.unwrap_or(1.0), f64::MAX)
 }
 
 fn above_zero(key: &str, value: f64, most: f64) -> Result<()> {
-    ensure!(value > 0.0 && value <= most, "`{key}` is {value}; expected a number above 0, at most {most}");
+    let limit = if most < f64::MAX { format!(", at most {most}") } else { String::new() };
+    ensure!(value > 0.0 && value <= most, "`{key}` is {value}; expected a number above 0{limit}");
     Ok(())
 }
 
