@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::element::bytes_of;
 use super::isa::for_every_isa;
 use super::rows::round;
-use super::tile::WIDTH;
+use super::tile::{Steps, WIDTH};
 use super::unit::{Unit, lay};
 use super::{Element, Isa, Matrix};
 
@@ -19,8 +19,8 @@ pub struct Packing<E> {
 }
 
 impl<E: Element> Packing<E> {
-    /// Packs columns `from..to` of the 64 rows from `first` on into `panel`: (units, 64), where rows beyond the last are 0,
-    /// and so is what fills up the last two numbers.
+    /// Packs columns `from..to` of the 64 rows from `first` on into `panel`: (units, 64), laid as [`Steps::packed`] says,
+    /// where rows beyond the last are 0, and so is what fills up the last two numbers.
     pub fn pack(
         &mut self,
         (isa, unit): (Isa, Unit),
@@ -37,16 +37,18 @@ impl<E: Element> Packing<E> {
             None => (self.decode(isa, matrix, first, (from, to), groups * E::GROUP), 4 * groups),
         };
         assert!(source.len() >= (WIDTH - 1) * row_bytes + 4 * groups);
+        let steps = Steps::packed(isa, unit.count::<E>(to - from));
         let (source, panel) = (source.as_ptr(), panel.as_mut_ptr());
         // SAFETY: the assertions cover every row of both.
         match unit.is_held_as::<E>() {
-            true => unsafe { transpose::<false>(isa, source, row_bytes, groups, panel) },
-            false => unsafe { transpose::<true>(isa, source, row_bytes, groups, panel) },
+            true => unsafe { transpose::<false>(isa, (source, row_bytes), groups, (panel, steps)) },
+            false => unsafe { transpose::<true>(isa, (source, row_bytes), groups, (panel, steps)) },
         }
     }
 
-    /// Packs rows `from..to` of some columns into panels of a product with the matrix transposed: (panels, units, 64), where
-    /// columns beyond the last are 0, and so is what fills up the last two numbers. A row is read once for all panels.
+    /// Packs rows `from..to` of some columns into panels of a product with the matrix transposed: (panels, units, 64), laid
+    /// as [`Steps::packed`] says, where columns beyond the last are 0, and so is what fills up the last two numbers. A row is
+    /// read once for all panels.
     pub fn pack_across(
         &mut self,
         (isa, unit): (Isa, Unit),
@@ -60,7 +62,7 @@ impl<E: Element> Packing<E> {
         assert_eq!(panels.len(), width / WIDTH * size);
         self.rows.clear();
         self.rows.resize(E::GROUP * width, E::default());
-        let group_size = E::GROUP / unit.numbers() * WIDTH;
+        let (of_group, steps) = (E::GROUP / unit.numbers(), Steps::packed(isa, unit.count::<E>(to - from)));
         for group in 0..(to - from).div_ceil(E::GROUP) {
             for (lane, out) in self.rows.chunks_exact_mut(width).enumerate() {
                 let row = from + group * E::GROUP + lane;
@@ -70,13 +72,8 @@ impl<E: Element> Packing<E> {
                 }
             }
             for (index, panel) in panels.chunks_exact_mut(size).enumerate() {
-                lay_group(
-                    isa,
-                    unit,
-                    &self.rows[index * WIDTH..],
-                    width,
-                    &mut panel[group * group_size..][..group_size],
-                );
+                let rows = (&self.rows[index * WIDTH..], width);
+                lay_group(isa, unit, rows, (group * of_group, steps), panel);
             }
         }
     }
@@ -95,15 +92,27 @@ impl<E: Element> Packing<E> {
     }
 }
 
-/// A group of rows, 64 numbers of each and `step` from one to the next, as units.
-fn lay_group<E: Element>(isa: Isa, unit: Unit, rows: &[E], step: usize, panel: &mut [u32]) {
-    match unit {
-        Unit::F32 => {
-            for (row, out) in rows.chunks(step).zip(panel.chunks_exact_mut(WIDTH)) {
-                lay(isa, &row[..WIDTH], unit, out);
+/// A group of rows, 64 numbers of each and `step` from one to the next, as the units from `first` on.
+fn lay_group<E: Element>(
+    isa: Isa,
+    unit: Unit,
+    (rows, step): (&[E], usize),
+    (first, steps): (usize, Steps),
+    panel: &mut [u32],
+) {
+    let run = steps.run();
+    for column in (0..WIDTH).step_by(run) {
+        match unit {
+            Unit::F32 => {
+                for (index, row) in rows.chunks(step).enumerate() {
+                    lay(isa, &row[column..][..run], unit, &mut panel[steps.at(first + index, column)..][..run]);
+                }
+            }
+            Unit::Bf16Pair => {
+                let (one, two) = (&rows[column..][..run], &rows[step + column..][..run]);
+                interleave(isa, one, two, &mut panel[steps.at(first, column)..][..run]);
             }
         }
-        Unit::Bf16Pair => interleave(isa, &rows[..WIDTH], &rows[step..][..WIDTH], panel),
     }
 }
 
@@ -118,24 +127,31 @@ for_every_isa! {
     }
 }
 
-/// 64 rows of 32 bits a group, `row_bytes` apart, to `groups` rows of 64; `WIDEN`: each is a pair of bf16 and becomes two
+/// 64 rows of 32 bits a group, so many bytes apart, to `groups` rows of 64; `WIDEN`: each is a pair of bf16 and becomes two
 /// rows of f32.
 ///
 /// # Safety
 /// `source` has 64 such rows of `groups` groups, `panel` room for as many units (`WIDEN`: twice) times 64.
-unsafe fn transpose<const WIDEN: bool>(isa: Isa, source: *const u8, row_bytes: usize, groups: usize, panel: *mut u32) {
-    let rows_of_a_group = if WIDEN { 2 } else { 1 };
+unsafe fn transpose<const WIDEN: bool>(
+    isa: Isa,
+    (source, row_bytes): (*const u8, usize),
+    groups: usize,
+    (panel, steps): (*mut u32, Steps),
+) {
+    let units_of_a_group = if WIDEN { 2 } else { 1 };
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 {
-        done = groups / 16 * 16;
+    if let Some((side, square)) = squares::<WIDEN>(isa) {
+        done = groups / side * side;
         // Along 16 rows at a time: so many the processor reads ahead, 64 it does not.
-        for column in (0..WIDTH).step_by(16) {
-            for group in (0..done).step_by(16) {
-                // SAFETY: 16 groups of 16 rows from here on are inside both, as the caller promises.
-                unsafe {
-                    let from = source.add(column * row_bytes + 4 * group);
-                    square_with_avx512::<WIDEN>(from, row_bytes, panel.add(rows_of_a_group * group * WIDTH + column));
+        for strip in (0..WIDTH).step_by(16) {
+            for group in (0..done).step_by(side) {
+                for column in (strip..strip + 16).step_by(side) {
+                    // SAFETY: so many groups of so many rows from here on are inside both, as the caller promises.
+                    unsafe {
+                        let from = source.add(column * row_bytes + 4 * group);
+                        square(from, row_bytes, panel.add(steps.at(units_of_a_group * group, column)), steps.unit);
+                    }
                 }
             }
         }
@@ -146,10 +162,10 @@ unsafe fn transpose<const WIDEN: bool>(isa: Isa, source: *const u8, row_bytes: u
             // SAFETY: as above.
             unsafe {
                 let bits = source.add(column * row_bytes + 4 * group).cast::<u32>().read_unaligned();
-                let out = panel.add(rows_of_a_group * group * WIDTH + column);
+                let out = panel.add(steps.at(units_of_a_group * group, column));
                 if WIDEN {
                     out.write(bits << 16);
-                    out.add(WIDTH).write(bits & 0xffff_0000);
+                    out.add(steps.unit).write(bits & 0xffff_0000);
                 } else {
                     out.write(bits);
                 }
@@ -158,13 +174,68 @@ unsafe fn transpose<const WIDEN: bool>(isa: Isa, source: *const u8, row_bytes: u
     }
 }
 
+/// Transposes a square: rows so many bytes apart, units so many places apart.
+#[cfg(target_arch = "x86_64")]
+type Square = unsafe fn(*const u8, usize, *mut u32, usize);
+
+/// What transposes squares at a level of instructions, and their side.
+#[cfg(target_arch = "x86_64")]
+fn squares<const WIDEN: bool>(isa: Isa) -> Option<(usize, Square)> {
+    match isa {
+        Isa::Avx512Bf16 | Isa::Avx512 => Some((16, square_with_avx512::<WIDEN>)),
+        Isa::Avx2 => Some((8, square_with_avx2::<WIDEN>)),
+        Isa::Portable => None,
+    }
+}
+
+/// Transposes 8 x 8 groups.
+///
+/// # Safety
+/// The processor has AVX2; 8 rows of 32 bytes can be read, and 8 rows (`WIDEN`: 16) of 8 units, `step` apart, written.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn square_with_avx2<const WIDEN: bool>(source: *const u8, row_bytes: usize, panel: *mut u32, step: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: the caller's promise.
+    let rows: [__m256i; 8] =
+        std::array::from_fn(|row| unsafe { _mm256_loadu_si256(source.add(row * row_bytes).cast()) });
+    let pairs: [__m256i; 8] = std::array::from_fn(|index| {
+        let (a, b) = (rows[index / 2 * 2], rows[index / 2 * 2 + 1]);
+        if index % 2 == 0 { _mm256_unpacklo_epi32(a, b) } else { _mm256_unpackhi_epi32(a, b) }
+    });
+    // quads[4 q + c] holds, in each 128-bit lane l, unit 4 l + c of rows 4 q .. 4 q + 3.
+    let quads: [__m256i; 8] = std::array::from_fn(|index| {
+        let (quad, c) = (index / 4 * 4, index % 4);
+        let (a, b) = (pairs[quad + c / 2], pairs[quad + 2 + c / 2]);
+        if c % 2 == 0 { _mm256_unpacklo_epi64(a, b) } else { _mm256_unpackhi_epi64(a, b) }
+    });
+    for group in 0..8 {
+        let (low, high) = (quads[group % 4], quads[4 + group % 4]);
+        let column = match group < 4 {
+            true => _mm256_permute2x128_si256::<0x20>(low, high),
+            false => _mm256_permute2x128_si256::<0x31>(low, high),
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            if WIDEN {
+                let out = panel.add(2 * group * step);
+                let high = _mm256_and_si256(column, _mm256_set1_epi32(0xffff_0000u32 as i32));
+                _mm256_storeu_si256(out.cast(), _mm256_slli_epi32::<16>(column));
+                _mm256_storeu_si256(out.add(step).cast(), high);
+            } else {
+                _mm256_storeu_si256(panel.add(group * step).cast(), column);
+            }
+        }
+    }
+}
+
 /// Transposes 16 x 16 groups.
 ///
 /// # Safety
-/// The processor has AVX-512; 16 rows of 64 bytes can be read, and 16 rows (`WIDEN`: 32) of 16 units, 64 apart, written.
+/// The processor has AVX-512; 16 rows of 64 bytes can be read, and 16 rows (`WIDEN`: 32) of 16 units, `step` apart, written.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn square_with_avx512<const WIDEN: bool>(source: *const u8, row_bytes: usize, panel: *mut u32) {
+unsafe fn square_with_avx512<const WIDEN: bool>(source: *const u8, row_bytes: usize, panel: *mut u32, step: usize) {
     use std::arch::x86_64::*;
     // SAFETY: the caller's promise.
     let rows: [__m512i; 16] =
@@ -195,11 +266,11 @@ unsafe fn square_with_avx512<const WIDEN: bool>(source: *const u8, row_bytes: us
             unsafe {
                 if WIDEN {
                     let high = _mm512_and_si512(column, _mm512_set1_epi32(0xffff_0000u32 as i32));
-                    let out = panel.add(2 * group * WIDTH);
+                    let out = panel.add(2 * group * step);
                     _mm512_storeu_si512(out.cast(), _mm512_slli_epi32::<16>(column));
-                    _mm512_storeu_si512(out.add(WIDTH).cast(), high);
+                    _mm512_storeu_si512(out.add(step).cast(), high);
                 } else {
-                    _mm512_storeu_si512(panel.add(group * WIDTH).cast(), column);
+                    _mm512_storeu_si512(panel.add(group * step).cast(), column);
                 }
             }
         }
@@ -218,8 +289,8 @@ mod tests {
     }
 
     /// The panel's number at a depth and a column.
-    fn at(panel: &[u32], unit: Unit, depth: usize, column: usize) -> f32 {
-        let bits = panel[depth / unit.numbers() * WIDTH + column];
+    fn at(panel: &[u32], isa: Isa, unit: Unit, depth: usize, column: usize) -> f32 {
+        let bits = panel[Steps::packed(isa, panel.len() / WIDTH).at(depth / unit.numbers(), column)];
         match (unit, depth % 2) {
             (Unit::F32, _) => f32::from_bits(bits),
             (Unit::Bf16Pair, 0) => f32::from_bits(bits << 16),
@@ -242,7 +313,7 @@ mod tests {
                             let inside = first + column < rows && from + depth < to;
                             let number = if inside { expected[(first + column) * columns + from + depth] } else { 0.0 };
                             assert_eq!(
-                                at(&panel, unit, depth, column),
+                                at(&panel, isa, unit, depth, column),
                                 number,
                                 "{isa:?} {first} {from} {depth} {column}"
                             );

@@ -10,7 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::panel::Packing;
-use super::tile::{self, HEIGHT, WIDTH};
+use super::tile::{self, HEIGHT, Panel, Steps, WIDTH};
 use super::unit::{Unit, Units, lay, prefetch};
 use super::{Element, Isa, Matrix, Pool};
 
@@ -193,6 +193,7 @@ impl<E: Element> Operands<E> {
         (sums, goes_on): (&mut [f32], bool),
     ) {
         let units = unit.count::<E>(to - from);
+        let steps = Steps::packed(isa, units);
         self.tile.resize(self.tile.len().max(HEIGHT * units), 0);
         for first in rows.clone().step_by(HEIGHT) {
             let count = HEIGHT.min(rows.end - first);
@@ -205,7 +206,8 @@ impl<E: Element> Operands<E> {
             let panels = self.panels.chunks_exact(units * WIDTH);
             let sums = sums.chunks_exact_mut(rows.len() * WIDTH);
             for ((panel, sums), column) in panels.zip(sums).zip((0..columns).step_by(WIDTH)) {
-                let panel = (Units::of(panel, WIDTH), WIDTH.min(columns - column), units);
+                let panel = Panel { units: Units::of(panel, steps.unit), steps };
+                let panel = (panel, WIDTH.min(columns - column), units);
                 let sums = &mut sums[(first - rows.start) * WIDTH..];
                 tile::multiply((isa, unit), (tile, count), panel, (sums, WIDTH), goes_on);
             }

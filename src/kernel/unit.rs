@@ -5,7 +5,7 @@
 
 use super::element::bytes_of;
 use super::isa::for_every_isa;
-use super::tile::WIDTH;
+use super::tile::{Panel, Steps, WIDTH};
 use super::{Element, Isa};
 
 /// Bytes that memory is read by.
@@ -64,7 +64,12 @@ impl<'a> Units<'a> {
 
     /// Whether `count` rows of `length` units are there.
     pub fn has(&self, count: usize, length: usize) -> bool {
-        count == 0 || length == 0 || self.bytes.len() >= 4 * ((count - 1) * self.step + length)
+        count == 0 || length == 0 || self.holds((count - 1) * self.step + length)
+    }
+
+    /// Whether so many units are there.
+    pub fn holds(&self, units: usize) -> bool {
+        self.bytes.len() >= 4 * units
     }
 
     /// Without the first so many units of each row.
@@ -98,13 +103,16 @@ impl Laid {
         (isa, unit): (Isa, Unit),
         panel: &'a [E],
         (rows, columns): (usize, usize),
-    ) -> Units<'a> {
+    ) -> Panel<'a> {
         if unit.is_held_as::<E>() {
-            return Units { bytes: bytes_of(panel), step: columns };
+            let units = Units { bytes: bytes_of(panel), step: columns };
+            return Panel { units, steps: Steps::side_by_side(columns) };
         }
-        self.0.resize(unit.count::<E>(rows) * WIDTH, 0);
-        widen_panel(isa, bytes_of(panel), columns, &mut self.0);
-        Units::of(&self.0, WIDTH)
+        let units = unit.count::<E>(rows);
+        let steps = Steps::packed(isa, units);
+        self.0.resize(units * WIDTH, 0);
+        widen_panel(isa, bytes_of(panel), columns, steps, &mut self.0);
+        Panel { units: Units::of(&self.0, steps.unit), steps }
     }
 }
 
@@ -135,13 +143,15 @@ pub fn prefetch<E: Element>(numbers: &[E]) {
 
 for_every_isa! {
     /// Pairs of bf16, 64 of each `step`, as a panel of f32 with two rows for each row of them.
-    fn widen_panel(pairs: &[u8], step: usize, out: &mut [u32]) {
+    fn widen_panel(pairs: &[u8], step: usize, steps: Steps, out: &mut [u32]) {
         let _ = FUSED;
-        for (out, pairs) in out.chunks_exact_mut(2 * WIDTH).zip(pairs.chunks(4 * step)) {
-            let (first, second) = out.split_at_mut(WIDTH);
-            for ((first, second), pair) in first.iter_mut().zip(second).zip(pairs.as_chunks::<4>().0) {
-                let pair = u32::from_le_bytes(*pair);
-                (*first, *second) = (pair << 16, pair & 0xffff_0000);
+        for (row, pairs) in pairs.chunks(4 * step).enumerate() {
+            for (run, pairs) in pairs[..4 * WIDTH].chunks_exact(4 * steps.run()).enumerate() {
+                let (first, second) = out[steps.at(2 * row, run * steps.run())..].split_at_mut(steps.unit);
+                for ((first, second), pair) in first.iter_mut().zip(second).zip(pairs.as_chunks::<4>().0) {
+                    let pair = u32::from_le_bytes(*pair);
+                    (*first, *second) = (pair << 16, pair & 0xffff_0000);
+                }
             }
         }
     }

@@ -11,7 +11,8 @@ pub unsafe fn f32_tile(tile: &Tile) {
     for strip in 0..tile.strips {
         // SAFETY: the caller's promise, which holds for the rest of the columns too.
         unsafe {
-            let tile = Tile { panel: tile.panel.add(strip * STRIP), sums: tile.sums.add(strip * STRIP), ..*tile };
+            let tile =
+                Tile { panel: tile.panel.add(strip * tile.steps.strip), sums: tile.sums.add(strip * STRIP), ..*tile };
             with_height!(f32_strip; &tile);
         }
     }
@@ -23,7 +24,7 @@ unsafe fn f32_strip<const ROWS: usize>(tile: &Tile) {
     unsafe {
         let mut sums = load::<ROWS>(tile);
         for unit in 0..tile.units {
-            let panel = tile.panel.add(unit * tile.panel_step).cast::<f32>();
+            let panel = tile.panel.add(unit * tile.steps.unit).cast::<f32>();
             let columns = [_mm256_loadu_ps(panel), _mm256_loadu_ps(panel.add(8))];
             for (row, sums) in sums.iter_mut().enumerate() {
                 let a = _mm256_set1_ps(tile.rows.add(row * tile.row_step + unit).cast::<f32>().read_unaligned());

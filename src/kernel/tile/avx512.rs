@@ -36,7 +36,7 @@ unsafe fn pair_rows<const ROWS: usize, const STRIPS: usize>(tile: &Tile) {
     unsafe {
         let mut sums = load::<ROWS, STRIPS>(tile);
         for unit in 0..tile.units {
-            let panel = tile.panel.add(unit * tile.panel_step);
+            let panel = tile.panel.add(unit * tile.steps.unit);
             let columns: [__m512i; STRIPS] =
                 std::array::from_fn(|part| _mm512_loadu_si512(panel.add(16 * part).cast()));
             for (row, sums) in sums.iter_mut().enumerate() {
@@ -61,7 +61,7 @@ unsafe fn f32_rows<const ROWS: usize, const STRIPS: usize>(tile: &Tile) {
     unsafe {
         let mut sums = load::<ROWS, STRIPS>(tile);
         for unit in 0..tile.units {
-            let panel = tile.panel.add(unit * tile.panel_step).cast::<f32>();
+            let panel = tile.panel.add(unit * tile.steps.unit).cast::<f32>();
             let columns: [__m512; STRIPS] = std::array::from_fn(|part| _mm512_loadu_ps(panel.add(16 * part)));
             for (row, sums) in sums.iter_mut().enumerate() {
                 let a = _mm512_set1_ps(tile.rows.add(row * tile.row_step + unit).cast::<f32>().read_unaligned());

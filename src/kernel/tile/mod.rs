@@ -1,8 +1,8 @@
 //! The micro-kernel: up to [`HEIGHT`] rows times one panel of [`WIDTH`] columns, sums in registers.
 //!
-//! A panel holds 64 columns of a weight: for each unit of depth ([`Unit`]) the 64 columns side by side. Every level of
-//! instructions adds along the depth from the first number to the last, so that a row's sum does not depend on how many
-//! rows stand beside it.
+//! A panel holds 64 columns of a weight: for each unit of depth ([`Unit`]) the 64 columns side by side, or strip after strip
+//! of 16 of them ([`Steps`]). Every level of instructions adds along the depth from the first number to the last, so that a
+//! row's sum does not depend on how many rows stand beside it.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -20,6 +20,53 @@ pub const WIDTH: usize = 64;
 
 /// Columns that any level computes side by side: of a panel of which fewer are of use, so many at a time are left out.
 const STRIP: usize = 16;
+
+/// Where a panel's columns lie: how many units of 32 bits apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps {
+    /// From one unit of depth to the next.
+    pub unit: usize,
+    /// From one strip of 16 columns to the next.
+    strip: usize,
+}
+
+impl Steps {
+    /// All 64 columns of a unit side by side.
+    pub fn side_by_side(unit: usize) -> Steps {
+        Steps { unit, strip: STRIP }
+    }
+
+    /// As a panel of so many units is best packed. AVX-512 has registers for a tile of all 64 columns. The other levels go
+    /// along the depth once for each strip, in memory that then follows itself.
+    pub fn packed(isa: Isa, units: usize) -> Steps {
+        match isa {
+            Isa::Avx512Bf16 | Isa::Avx512 => Steps::side_by_side(WIDTH),
+            Isa::Avx2 | Isa::Portable => Steps { unit: STRIP, strip: units * STRIP },
+        }
+    }
+
+    /// The place of a column.
+    pub fn at(self, unit: usize, column: usize) -> usize {
+        unit * self.unit + column / STRIP * self.strip + column % STRIP
+    }
+
+    /// Columns that lie side by side.
+    pub fn run(self) -> usize {
+        if self.strip == STRIP { WIDTH } else { STRIP }
+    }
+
+    /// How long a panel of so many units is.
+    fn length(self, units: usize) -> usize {
+        if units == 0 { 0 } else { self.at(units - 1, WIDTH - 1) + 1 }
+    }
+}
+
+/// A panel in memory, read as it lies.
+#[derive(Clone, Copy)]
+pub struct Panel<'a> {
+    pub units: Units<'a>,
+    pub steps: Steps,
+}
 
 /// Calls `$kernel::<height>`, or `$kernel::<height, width>`, for a height known only at run time.
 #[cfg(target_arch = "x86_64")]
@@ -48,9 +95,8 @@ struct Tile {
     /// First of the rows, `row_step` units apart, each at least `units` long.
     rows: *const u32,
     row_step: usize,
-    /// The panel; from one unit of depth to the next it is `panel_step` units.
     panel: *const u32,
-    panel_step: usize,
+    steps: Steps,
     units: usize,
     /// Sums: rows of 64, `sums_step` apart.
     sums: *mut f32,
@@ -79,17 +125,22 @@ fn kernel(isa: Isa, unit: Unit) -> Kernel {
 
 /// `count` rows against the first `columns` of one panel of `units` units of depth, tile after tile.
 ///
+/// At a level that packs panels side by side ([`Steps::packed`]) all have to lie so.
 /// `unit` is what [`Unit::of`] says; `sums`: (count, 64), `sums_step` apart, of which columns that are not wanted hold
 /// nothing of meaning.
 pub fn multiply(
     (isa, unit): (Isa, Unit),
     (rows, count): (Units, usize),
-    (panel, columns, units): (Units, usize, usize),
+    (panel, columns, units): (Panel, usize, usize),
     (sums, sums_step): (&mut [f32], usize),
     goes_on: bool,
 ) {
-    assert!(rows.has(count, units) && panel.has(units, WIDTH) && (1..=WIDTH).contains(&columns));
+    assert!(rows.has(count, units) && panel.units.holds(panel.steps.length(units)) && (1..=WIDTH).contains(&columns));
     assert!(count == 0 || sums.len() >= (count - 1) * sums_step + WIDTH);
+    assert!(
+        panel.steps.strip == STRIP || Steps::packed(isa, units).strip != STRIP,
+        "{isa:?} takes all columns at once"
+    );
     let kernel = kernel(isa, unit);
     for first in (0..count).step_by(HEIGHT) {
         let tile = Tile {
@@ -97,8 +148,8 @@ pub fn multiply(
             strips: columns.div_ceil(STRIP),
             rows: rows.from(first * rows.step).as_ptr(),
             row_step: rows.step,
-            panel: panel.as_ptr(),
-            panel_step: panel.step,
+            panel: panel.units.as_ptr(),
+            steps: panel.steps,
             units,
             sums: sums[first * sums_step..].as_mut_ptr(),
             sums_step,
