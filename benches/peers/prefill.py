@@ -131,7 +131,7 @@ def against(case, program, call, said, seconds, binary):
     return table.pair_lines(PART, case.name, peer, case.side("fireval", "bf16", ours))
 
 
-def case_lines(case, binary, kinds):
+def case_lines(case, binary, dtypes, kinds):
     try:
         case.reference = case.torch("float32", 1, False, True, None, repeats=1).line["last"]
     except measure.Failed as error:
@@ -139,6 +139,7 @@ def case_lines(case, binary, kinds):
     contests = [
         (f"transformers {short}", case.torch, said_torch, lambda dtype=dtype: tries.tried(case.torch, case.torch_settings(dtype)))
         for dtype, short in TORCH_DTYPES.items()
+        if dtype in dtypes
     ]
     contests.append(("llama.cpp", case.llama, said_llama, lambda: tried_llama(case, kinds)))
     for program, call, said, try_settings in contests:
@@ -157,11 +158,12 @@ def lines(place, asked):
         binary = error  # the reason, for the table
     for model, shape in itertools.product(asked.models.split(","), CASES):
         print(f"prefill: {model}, {shape}", flush=True)
-        yield from case_lines(Case(place, asked, model, shape), binary, asked.kinds.split(","))
+        yield from case_lines(Case(place, asked, model, shape), binary, asked.dtypes.split(","), asked.kinds.split(","))
 
 
 def add_flags(parser):
     parser.add_argument("--models", default="dense,mixture-4,mixture-8", help="checkpoints")
+    parser.add_argument("--dtypes", default=",".join(TORCH_DTYPES), help="of torch, to try")
     parser.add_argument("--kinds", default="bf16,f16,q8_0,q4_0", help="types of llama.cpp's files")
     parser.add_argument("--repeats", type=int, default=3, help="passes inside a run, of which the median counts")
     parser.add_argument("--no-compile", action="store_true", help="never try torch.compile, which takes minutes")
