@@ -2,6 +2,7 @@
 prompts and stop strings, start to finish. Tokens a second counts the tokens of the answers as they are kept, so a token
 that a program computes and throws away counts for nothing."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -30,7 +31,8 @@ class Contest:
         self.place, self.limit, self.name = place, asked.limit, model
         self.model, self.folder = place.checkpoint(model), folder
         self.prompts = folder / "prompts.jsonl"
-        self.batches = [int(size) for size in asked.batches.split(",")]
+        batches = [int(size) for size in asked.batches.split(",")]
+        self.settings = list(itertools.product(asked.dtypes.split(","), batches))
 
     def prepare(self):
         command = [self.place.fireval, "prompts", "gsm8k", "--protocol", PROTOCOL, "--limit", self.limit]
@@ -40,10 +42,10 @@ class Contest:
         with open(self.place.needs_data() / "gsm8k" / "test.jsonl", encoding="utf-8", newline="\n") as rows:
             self.answers = [json.loads(row)["answer"] for row in rows]
 
-    def torch(self, batch):
+    def torch(self, dtype, batch):
         """(what it cost, [document, text] of each)"""
         command = [self.place.python("lm-eval"), places.HERE / "generation_torch.py", "--model", self.model]
-        command += ["--prompts", self.prompts, "--batch", batch, "--threads", self.place.threads]
+        command += ["--dtype", dtype, "--prompts", self.prompts, "--batch", batch, "--threads", self.place.threads]
         run = self.place.run(command, "generation-torch", measure.KEEP_FREED_MEMORY)
         return run, json.loads(run.text.strip().splitlines()[-1])["outputs"]
 
@@ -65,16 +67,17 @@ class Contest:
         run = self.place.run([*command, "--count", listed], "generation-count")
         return json.loads(run.text.strip().splitlines()[-1])["tokens"]
 
-    def best_batch(self):
+    def best_setting(self):
+        """dtype, batch"""
         seconds = {}
-        for batch in self.batches:
+        for dtype, batch in self.settings:
             try:
-                seconds[batch] = self.torch(batch)[0].wall
-                print(f"  {seconds[batch]:8.1f} s  batch {batch}", flush=True)
+                seconds[dtype, batch] = self.torch(dtype, batch)[0].wall
+                print(f"  {seconds[dtype, batch]:8.1f} s  {dtype}, batch {batch}", flush=True)
             except measure.Failed as error:
-                print(f"  failed     batch {batch}: {error}", flush=True)
+                print(f"  failed     {dtype}, batch {batch}: {error}", flush=True)
         if not seconds:
-            raise measure.Failed("no batch size ran; logs/generation-torch.log has the reason")
+            raise measure.Failed("no setting ran; logs/generation-torch.log has the reason")
         return min(seconds, key=seconds.get)
 
     def side(self, program, setting, runs):
@@ -85,9 +88,9 @@ class Contest:
 
     def lines(self):
         self.prepare()
-        batch = self.best_batch()
-        theirs, ours = measure.in_turn(self.place.pairs, lambda: self.torch(batch), self.fireval)
-        peer = self.side("transformers generate", f"bfloat16, batch {batch}", theirs)
+        dtype, batch = self.best_setting()
+        theirs, ours = measure.in_turn(self.place.pairs, lambda: self.torch(dtype, batch), self.fireval)
+        peer = self.side("transformers generate", f"{dtype}, batch {batch}", theirs)
         own = self.side("fireval", "bf16", ours)
         same = sum(one == other for one, other in zip(theirs[-1][1], ours[-1][1], strict=True))
         own.note = f"{same} of {len(ours[-1][1])} texts equal to the peer's"
@@ -107,6 +110,7 @@ def lines(place, asked):
 def add_flags(parser):
     parser.add_argument("--models", default="dense,mixture-4", help="checkpoints")
     parser.add_argument("--limit", type=int, default=20, help="documents")
+    parser.add_argument("--dtypes", default="bfloat16,float32", help="of generate, to try")
     parser.add_argument("--batches", default="4,10,20", help="batch sizes of generate to try")
 
 
