@@ -37,7 +37,7 @@ impl Steps {
     }
 
     /// As a panel of so many units is best packed. AVX-512 has registers for a tile of all 64 columns. The other levels go
-    /// along the depth once for each strip, in memory that then follows itself.
+    /// along the depth once for each strip, and read it fastest where it lies in one piece.
     pub fn packed(isa: Isa, units: usize) -> Steps {
         match isa {
             Isa::Avx512Bf16 | Isa::Avx512 => Steps::side_by_side(WIDTH),
