@@ -95,6 +95,7 @@ struct Tile {
     /// First of the rows, `row_step` units apart, each at least `units` long.
     rows: *const u32,
     row_step: usize,
+    /// The panel, whose columns lie as `steps` says.
     panel: *const u32,
     steps: Steps,
     units: usize,
