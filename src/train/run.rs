@@ -191,9 +191,11 @@ impl<'a> Run<'a> {
     pub fn next_step(&mut self) -> Step {
         let (index, size) = (self.place.steps, self.recipe.batch.dialogues);
         let chosen = self.chosen(index);
+        // As in transformers' Trainer the schedule counts updates: it waits at a step that is skipped.
+        let factor = self.recipe.schedule.factor(self.optimizer.updates, self.steps);
         Step {
             index,
-            rate: self.recipe.optimizer.learning_rate * self.recipe.schedule.factor(index, self.steps),
+            rate: self.recipe.optimizer.learning_rate * factor,
             tokens: chosen.iter().map(|&row| self.data.row_tokens(row)).sum(),
             batches: chosen.chunks(size).map(<[usize]>::to_vec).collect(),
             begun: Instant::now(),
