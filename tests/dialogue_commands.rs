@@ -137,6 +137,9 @@ fn filter_refuses_what_it_cannot_do() {
     assert!(failed(&["--output", "out.jsonl", "--data", "none"]).contains("--without contamination"));
     assert!(failed(&["--output", "out.jsonl", "--language", "english"]).contains("unknown language"));
     assert!(failed(&["--output", "out.jsonl", "--similarity", "2"]).contains("a share from 0 to 1"));
+    std::fs::remove_file(place.path("in.jsonl")).unwrap();
+    let told = failed(&["--output", "out.jsonl", "--removed", "gone.jsonl", "--without", "contamination"]);
+    assert!(told.contains("in.jsonl") && !told.contains("can't write"), "{told}");
     assert!(!place.path("out.jsonl").exists());
 }
 

@@ -169,15 +169,20 @@ fn benchmarks(place: &Workplace, args: &Args) -> Result<Benchmarks> {
     Ok(builder.finish())
 }
 
-/// Judges all rows; both files are replaced after that, or none.
+/// Judges all rows; both files are replaced after that, or none. A row that can't be read is no failure to write.
 fn replace(args: &Args, rules: &Rules, progress: &Progress) -> Result<Report> {
-    let mut report = None;
-    disk::replace_with(&args.output, |kept| match &args.removed {
-        None => write(args, rules, kept, None, progress).map(|found| report = Some(found)),
-        Some(removed) => disk::replace_with(removed, |removed| {
-            write(args, rules, kept, Some(removed), progress).map(|found| report = Some(found))
-        }),
-    })?;
+    let mut judged = None;
+    let mut judge = |kept: &Path, removed: Option<&Path>| {
+        let report = judged.insert(write(args, rules, kept, removed, progress));
+        ensure!(report.is_ok(), "not all rows were judged");
+        Ok(())
+    };
+    let replaced = disk::replace_with(&args.output, |kept| match &args.removed {
+        None => judge(kept, None),
+        Some(removed) => disk::replace_with(removed, |removed| judge(kept, Some(removed))),
+    });
+    let report = judged.transpose()?;
+    replaced?;
     report.context("a file that was replaced has a report")
 }
 
