@@ -191,7 +191,7 @@ impl<'a> Run<'a> {
     pub fn next_step(&mut self) -> Step {
         let (index, size) = (self.place.steps, self.recipe.batch.dialogues);
         let chosen = self.chosen(index);
-        // As in transformers' Trainer the schedule counts updates: it waits at a step that is skipped.
+        // The schedule counts updates: it waits at a step that is skipped, as transformers' Trainer does at fp16's overflow.
         let factor = self.recipe.schedule.factor(self.optimizer.updates, self.steps);
         Step {
             index,

@@ -169,7 +169,7 @@ fn benchmarks(place: &Workplace, args: &Args) -> Result<Benchmarks> {
     Ok(builder.finish())
 }
 
-/// Judges all rows; both files are replaced after that, or none. A row that can't be read is no failure to write.
+/// Judges all rows; both files are replaced after that, or none. A file that can't be read is no failure to write.
 fn replace(args: &Args, rules: &Rules, progress: &Progress) -> Result<Report> {
     let mut judged = None;
     let mut judge = |kept: &Path, removed: Option<&Path>| {
