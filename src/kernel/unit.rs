@@ -97,6 +97,25 @@ impl Laid {
         Units::of(&self.0, step)
     }
 
+    /// The first `length` numbers of `count` rows, `step` numbers from one to the next.
+    pub fn tile<'a, E: Element>(
+        &'a mut self,
+        (isa, unit): (Isa, Unit),
+        numbers: &'a [E],
+        step: usize,
+        (count, length): (usize, usize),
+    ) -> Units<'a> {
+        if unit.is_held_as::<E>() && step.is_multiple_of(E::GROUP) {
+            return Units { bytes: bytes_of(numbers), step: unit.count::<E>(step) };
+        }
+        let units = unit.count::<E>(length);
+        self.0.resize(self.0.len().max(count * units), 0);
+        for (row, out) in self.0.chunks_exact_mut(units).take(count).enumerate() {
+            lay(isa, &numbers[row * step..][..units * unit.numbers()], unit, out);
+        }
+        Units::of(&self.0, units)
+    }
+
     /// A panel, which is 64 columns of rows of `columns`; so many rows.
     pub fn panel<'a, E: Element>(
         &'a mut self,
@@ -119,7 +138,6 @@ impl Laid {
 for_every_isa! {
     /// Numbers, as many as fill whole units, as units.
     pub(super) fn lay<E: Element>(numbers: &[E], unit: Unit, out: &mut [u32]) {
-        let _ = FUSED;
         match unit {
             Unit::F32 => out.iter_mut().zip(numbers).for_each(|(out, number)| *out = number.to_f32().to_bits()),
             Unit::Bf16Pair => {
@@ -134,9 +152,9 @@ for_every_isa! {
 pub fn prefetch<E: Element>(numbers: &[E]) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes_of(numbers).chunks(CACHE_LINE) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a hint, which every x86-64 has.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
     let _ = numbers;
 }
@@ -144,7 +162,6 @@ pub fn prefetch<E: Element>(numbers: &[E]) {
 for_every_isa! {
     /// Pairs of bf16, 64 of each `step`, as a panel of f32 with two rows for each row of them.
     fn widen_panel(pairs: &[u8], step: usize, steps: Steps, out: &mut [u32]) {
-        let _ = FUSED;
         for (row, pairs) in pairs.chunks(4 * step).enumerate() {
             for (run, pairs) in pairs[..4 * WIDTH].chunks_exact(4 * steps.run()).enumerate() {
                 let (first, second) = out[steps.at(2 * row, run * steps.run())..].split_at_mut(steps.unit);

@@ -68,6 +68,14 @@ pub struct Panel<'a> {
     pub steps: Steps,
 }
 
+impl Panel<'_> {
+    /// One of so many units, packed as [`Steps::packed`] says.
+    pub fn packed(isa: Isa, panel: &[u32], units: usize) -> Panel<'_> {
+        let steps = Steps::packed(isa, units);
+        Panel { units: Units::of(panel, steps.unit), steps }
+    }
+}
+
 /// Calls `$kernel::<height>`, or `$kernel::<height, width>`, for a height known only at run time.
 #[cfg(target_arch = "x86_64")]
 macro_rules! with_height {

@@ -1,17 +1,20 @@
 //! Products of rows with weights, spread over threads.
 //!
-//! The work is cut into items of a few panels (64 outputs each) and a run of rows. A thread packs the panels, stretch of
-//! depth after stretch of depth, and multiplies them with the run's rows, of which it lays a tile side by side at a time:
-//! so rows come from far away once for all panels. The finished sums go to the caller's `finish`, panel after panel, which
-//! adds, gates or rounds them while they are near. Nothing waits in a spin: rayon's threads sleep.
+//! The work is cut into items of a few panels (64 outputs each) and a run of rows ([`plan`]). A thread packs the panels, as
+//! many stretches of depth as fit into its cache, and multiplies them with the run's rows, block after block and in a block
+//! tile after tile: so rows come from far away once for all panels. The finished sums go to the caller's `finish`, panel
+//! after panel, which adds, gates or rounds them while they are near. Nothing waits in a spin: rayon's threads sleep.
+
+mod plan;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use self::plan::{DEPTH, Part, Plan};
 use super::panel::Packing;
-use super::tile::{self, HEIGHT, Panel, Steps, WIDTH};
-use super::unit::{Unit, Units, lay, prefetch};
+use super::tile::{self, HEIGHT, Panel, WIDTH};
+use super::unit::{Laid, Unit, prefetch};
 use super::{Element, Isa, Matrix, Pool};
 
 /// Rows of activations, `step` numbers from one to the next.
@@ -87,16 +90,8 @@ pub fn padded<E: Element>(columns: usize) -> usize {
     columns.next_multiple_of(E::GROUP)
 }
 
-/// Units of depth that are packed at a time: an item's panels of them stay in the second-level cache, a tile's rows in the
-/// first. A multiple of every block that weights are stored in.
-const DEPTH: usize = 768;
-const PANELS_OF_AN_ITEM: usize = 3;
-/// Rows of an item, all products together: their sums are 1.5 MB.
-const ROWS_OF_AN_ITEM: usize = 2048;
-/// Below this, packing a panel costs more than multiplying it.
-const FEWEST_ROWS: usize = 48;
-/// Items for each thread, so that none waits long for the last.
-const ITEMS_A_THREAD: usize = 6;
+/// Rows whose sums are finished at a time, while they are in the cache: whole tiles.
+const BLOCK: usize = 8 * HEIGHT;
 
 /// The instructions to use, and buffers that are reused from call to call.
 pub struct Kernels<E> {
@@ -107,15 +102,17 @@ pub struct Kernels<E> {
 /// One worker's buffers.
 #[derive(Default)]
 struct Buffers<E> {
-    operands: Operands<E>,
-    sums: [Vec<f32>; 2], // (panels, rows, 64)
+    packing: Packing<E>,
+    panels: Vec<u32>,    // of each part of a pass (panels, units, 64)
+    laid: Laid,          // a tile's rows, where they are not held as what is multiplied
+    sums: [Vec<f32>; 2], // of each product (panels, rows, 64)
 }
 
-#[derive(Default)]
-struct Operands<E> {
-    packing: Packing<E>,
-    panels: Vec<u32>, // (panels, units, 64)
-    tile: Vec<u32>,   // (HEIGHT, units)
+/// What is to be multiplied, and how it is cut.
+struct Work<'a, const N: usize, E> {
+    how: (Isa, Unit),
+    products: [&'a [Term<'a, E>]; N],
+    plan: Plan,
 }
 
 impl<E: Element> Kernels<E> {
@@ -126,101 +123,134 @@ impl<E: Element> Kernels<E> {
     /// For `count` rows the sums of `products`, each a sum of terms; all terms have the same number of outputs. `finish` gets
     /// every sum exactly once.
     pub fn multiply<const N: usize>(&self, count: usize, products: [&[Term<E>]; N], finish: impl Fn(Block<N>) + Sync) {
-        let outputs = products[0][0].outputs();
-        let (wide, run) = item_size(count, outputs.div_ceil(WIDTH), ROWS_OF_AN_ITEM / N);
-        let (stripes, runs) = (outputs.div_ceil(wide * WIDTH), count.div_ceil(run.max(1)));
-        (0..stripes * runs).into_par_iter().with_max_len(1).for_each(|item| {
-            let (column, first) = (item / runs * wide * WIDTH, item % runs * run);
-            let rows = first..count.min(first + run);
-            let columns = column..outputs.min(column + wide * WIDTH);
-            self.buffers.with(|Buffers { operands, sums: [one, two] }| {
-                let mut buffers = [one, two].into_iter();
-                let mut sums: [&mut [f32]; N] = std::array::from_fn(|which| {
-                    let sums = buffers.next().expect("there are at most two products");
-                    let size = columns.len().div_ceil(WIDTH) * rows.len() * WIDTH;
-                    sums.resize(sums.len().max(size), 0.0);
-                    operands.sum(self.isa, products[which], rows.clone(), columns.clone(), &mut sums[..size]);
-                    &mut sums[..size]
-                });
-                for column in columns.clone().step_by(WIDTH) {
-                    let sums = sums.each_mut().map(|sums| sums.split_off_mut(..rows.len() * WIDTH).expect("a panel's"));
-                    finish(Block { rows: rows.clone(), columns: column..columns.end.min(column + WIDTH), sums });
-                }
-            });
+        let work = Work::new(self.isa, count, products);
+        (0..work.plan.items()).into_par_iter().with_max_len(1).for_each(|item| {
+            let (rows, columns) = work.plan.item(item);
+            self.buffers.with(|buffers| work.do_item(buffers, rows, columns, &finish));
         });
     }
 }
 
-impl<E: Element> Operands<E> {
-    /// The sums of some rows for some columns, the first of which is the first of a panel: (panels, rows, 64).
-    fn sum(&mut self, isa: Isa, terms: &[Term<E>], rows: Range<usize>, columns: Range<usize>, sums: &mut [f32]) {
+impl<'a, const N: usize, E: Element> Work<'a, N, E> {
+    fn new(isa: Isa, count: usize, products: [&'a [Term<'a, E>]; N]) -> Work<'a, N, E> {
         let unit = Unit::of::<E>(isa);
-        let mut goes_on = false;
-        for term in terms {
-            let depth = term.depth();
-            for from in (0..depth).step_by(DEPTH * unit.numbers()) {
-                let stretch = (from, depth.min(from + DEPTH * unit.numbers()));
-                self.pack((isa, unit), term, columns.clone(), stretch);
-                self.multiply((isa, unit), &term.rows, (rows.clone(), columns.len()), stretch, (&mut *sums, goes_on));
-                goes_on = true;
-            }
-        }
+        let parts = products.iter().enumerate().flat_map(|(product, terms)| parts(product, terms, unit));
+        let plan = Plan::new((count, products[0][0].outputs()), N, parts.collect());
+        Work { how: (isa, unit), products, plan }
     }
 
-    /// Leaves the panels of a stretch of depth.
-    fn pack(&mut self, how: (Isa, Unit), term: &Term<E>, columns: Range<usize>, stretch: (usize, usize)) {
-        let size = how.1.count::<E>(stretch.1 - stretch.0) * WIDTH;
-        let all = columns.len().div_ceil(WIDTH) * size;
-        self.panels.resize(self.panels.len().max(all), 0);
-        let (packing, panels) = (&mut self.packing, &mut self.panels[..all]);
-        match term.side {
-            Side::Along => {
-                for (column, panel) in columns.step_by(WIDTH).zip(panels.chunks_exact_mut(size)) {
-                    packing.pack(how, &term.weight, column, stretch, panel);
+    /// Sums that one pass makes are finished block by block; those of several wait for the last.
+    fn do_item(&self, buffers: &mut Buffers<E>, rows: Range<usize>, columns: Range<usize>, finish: impl Fn(Block<N>)) {
+        let Some((last, _)) = self.plan.passes.split_last() else { return };
+        let height = if self.plan.passes.len() == 1 { BLOCK } else { rows.len() };
+        let size = columns.len().div_ceil(WIDTH) * height * WIDTH;
+        buffers.sums[..N].iter_mut().for_each(|sums| sums.resize(sums.len().max(size), 0.0));
+        for pass in &self.plan.passes {
+            self.pack(buffers, pass, &columns);
+            for first in rows.clone().step_by(BLOCK) {
+                let block = first..rows.end.min(first + BLOCK);
+                let place = (height, (first - rows.start) % height);
+                self.multiply(buffers, pass, block.clone(), columns.len(), place);
+                if std::ptr::eq(pass, last) {
+                    finish_panels(&mut buffers.sums, block, &columns, place, &finish);
                 }
             }
-            Side::Across => packing.pack_across(how, &term.weight, columns, stretch, panels),
         }
     }
 
-    /// The rows against all panels, a tile of rows at a time.
-    fn multiply(
-        &mut self,
-        (isa, unit): (Isa, Unit),
-        &Rows { numbers, step }: &Rows<E>,
-        (rows, columns): (Range<usize>, usize),
-        (from, to): (usize, usize),
-        (sums, goes_on): (&mut [f32], bool),
-    ) {
-        let units = unit.count::<E>(to - from);
-        let steps = Steps::packed(isa, units);
-        self.tile.resize(self.tile.len().max(HEIGHT * units), 0);
-        for first in rows.clone().step_by(HEIGHT) {
-            let count = HEIGHT.min(rows.end - first);
-            let stretch = |row: usize| &numbers[row * step + from..][..units * unit.numbers()];
-            (first + count..rows.end).take(HEIGHT).for_each(|next| prefetch(stretch(next)));
-            for (row, out) in (first..first + count).zip(self.tile.chunks_exact_mut(units)) {
-                lay(isa, stretch(row), unit, out);
-            }
-            let tile = Units::of(&self.tile, units);
-            let panels = self.panels.chunks_exact(units * WIDTH);
-            let sums = sums.chunks_exact_mut(rows.len() * WIDTH);
-            for ((panel, sums), column) in panels.zip(sums).zip((0..columns).step_by(WIDTH)) {
-                let panel = Panel { units: Units::of(panel, steps.unit), steps };
-                let panel = (panel, WIDTH.min(columns - column), units);
-                let sums = &mut sums[(first - rows.start) * WIDTH..];
-                tile::multiply((isa, unit), (tile, count), panel, (sums, WIDTH), goes_on);
+    fn term(&self, part: &Part) -> &Term<'a, E> {
+        &self.products[part.product][part.term]
+    }
+
+    /// Packs the columns' panels of all parts of a pass.
+    fn pack(&self, buffers: &mut Buffers<E>, pass: &[Part], columns: &Range<usize>) {
+        let Buffers { packing, panels, .. } = buffers;
+        let count = columns.len().div_ceil(WIDTH);
+        for part in pass {
+            let (size, stretch) = (part.units * WIDTH, (part.from, part.to));
+            let (first, end) = (part.before * count * WIDTH, part.before * count * WIDTH + count * size);
+            panels.resize(panels.len().max(end), 0);
+            let (weight, panels) = (&self.term(part).weight, &mut panels[first..end]);
+            match self.term(part).side {
+                Side::Along => {
+                    for (column, panel) in columns.clone().step_by(WIDTH).zip(panels.chunks_exact_mut(size)) {
+                        packing.pack(self.how, weight, column, stretch, panel);
+                    }
+                }
+                Side::Across => packing.pack_across(self.how, weight, columns.clone(), stretch, panels),
             }
         }
+    }
+
+    /// A block of rows against all panels of a pass, a tile of rows at a time. `height` rows of sums are held, and the block
+    /// begins with row `at` of them.
+    fn multiply(
+        &self,
+        buffers: &mut Buffers<E>,
+        pass: &[Part],
+        block: Range<usize>,
+        columns: usize,
+        (height, at): (usize, usize),
+    ) {
+        let Buffers { panels, laid, sums, .. } = buffers;
+        for first in block.clone().step_by(HEIGHT) {
+            let count = HEIGHT.min(block.end - first);
+            // Parts that read the same numbers have them laid once.
+            for parts in pass.chunk_by(|one, other| self.reads(one) == self.reads(other)) {
+                let (Rows { numbers, step }, length) = (self.term(&parts[0]).rows, parts[0].to - parts[0].from);
+                let from = |row: usize| &numbers[row * step + parts[0].from..];
+                (first + count..block.end).take(HEIGHT).for_each(|next| prefetch(&from(next)[..length]));
+                let tile = laid.tile(self.how, from(first), step, (count, length));
+                for (part, column) in parts.iter().flat_map(|part| (0..columns).step_by(WIDTH).map(move |c| (part, c)))
+                {
+                    let (index, size) = (column / WIDTH, part.units * WIDTH);
+                    let panel = &panels[part.before * columns.div_ceil(WIDTH) * WIDTH + index * size..][..size];
+                    let panel = Panel::packed(self.how.0, panel, part.units);
+                    let panel = (panel, WIDTH.min(columns - column), part.units);
+                    let sums = &mut sums[part.product][(index * height + at + first - block.start) * WIDTH..];
+                    tile::multiply(self.how, (tile, count), panel, (sums, WIDTH), part.goes_on);
+                }
+            }
+        }
+    }
+
+    /// Which numbers of which rows a part is made of.
+    fn reads(&self, part: &Part) -> (*const E, usize, usize, usize) {
+        let Rows { numbers, step } = self.term(part).rows;
+        (numbers.as_ptr(), step, part.from, part.to)
     }
 }
 
-/// How many panels and rows go into one item. It decides who computes a number, never what comes out.
-fn item_size(count: usize, panels: usize, most_rows: usize) -> (usize, usize) {
-    let (enough, most_runs) = (ITEMS_A_THREAD * rayon::current_num_threads(), count.div_ceil(FEWEST_ROWS).max(1));
-    let wide = (panels * most_runs / enough).clamp(1, PANELS_OF_AN_ITEM);
-    let runs = enough.div_ceil(panels.div_ceil(wide).max(1)).max(count.div_ceil(most_rows)).min(most_runs);
-    (wide, count.div_ceil(runs).next_multiple_of(HEIGHT))
+/// The stretches of depth of a product's terms.
+fn parts<E: Element>(product: usize, terms: &[Term<E>], unit: Unit) -> Vec<Part> {
+    let long = DEPTH * unit.numbers();
+    let stretches = terms.iter().enumerate().flat_map(|(term, of)| {
+        let depth = of.depth();
+        (0..depth).step_by(long).map(move |from| (term, from, depth.min(from + long)))
+    });
+    let part = |(index, (term, from, to))| {
+        let units = unit.count::<E>(to - from);
+        Part { product, term, from, to, units, before: 0, goes_on: index > 0 }
+    };
+    stretches.enumerate().map(part).collect()
+}
+
+/// Hands out the sums of a block of rows, panel after panel.
+fn finish_panels<const N: usize>(
+    sums: &mut [Vec<f32>; 2],
+    rows: Range<usize>,
+    columns: &Range<usize>,
+    (height, at): (usize, usize),
+    finish: impl Fn(Block<N>),
+) {
+    for (index, column) in columns.clone().step_by(WIDTH).enumerate() {
+        let mut of_products = sums.iter_mut();
+        let sums = std::array::from_fn(|_| {
+            let sums = of_products.next().expect("there are at most two products");
+            &mut sums[(index * height + at) * WIDTH..][..rows.len() * WIDTH]
+        });
+        finish(Block { rows: rows.clone(), columns: column..columns.end.min(column + WIDTH), sums });
+    }
 }
 
 #[cfg(test)]
