@@ -43,7 +43,6 @@ for_every_isa! {
     /// Turns the gradient of a rotated head into that of the head before, in place. What is longer than twice the angles
     /// was not rotated.
     pub fn rotate(gradient: &mut [f32], cosines: &[f32], sines: &[f32]) {
-        let _ = FUSED;
         let half = cosines.len();
         let (first, second) = gradient.split_at_mut(half);
         for index in 0..half {
@@ -193,7 +192,7 @@ mod tests {
         let (cosines, sines): (Vec<f32>, Vec<f32>) = angles.iter().map(|angle| (angle.cos(), angle.sin())).unzip();
         for isa in Isa::supported() {
             let mut turned = head.clone();
-            rows::rotate(isa, &head[..6], &cosines, &sines, &mut turned[..6]);
+            rows::rotate(isa, &mut turned, &cosines, &sines);
             assert_ne!(turned, head);
             rotate(isa, &mut turned, &cosines, &sines);
             for (found, expected) in turned.iter().zip(&head) {

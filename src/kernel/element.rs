@@ -11,12 +11,24 @@ pub fn bytes_of<E: Element>(values: &[E]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
+/// Numbers that loops round together.
+pub const LANES: usize = 16;
+
 /// A number that products are made of.
 pub trait Element: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 'static {
     /// Numbers in 32 bits.
     const GROUP: usize;
 
     fn from_f32(value: f32) -> Self;
+
+    /// Several, with `ROUNDS` by the AVX-512 BF16 instruction for it, inside of a function that may use it. That makes numbers
+    /// below 2^-126 0, as which the products of that level take them anyway.
+    #[inline(always)]
+    fn from_f32s<const ROUNDS: bool>(values: [f32; LANES]) -> [Self; LANES] {
+        let mut out = [Self::default(); LANES];
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = Self::from_f32(value));
+        out
+    }
 
     fn to_f32(self) -> f32;
 
@@ -25,6 +37,20 @@ pub trait Element: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 
 
     /// Numbers from their little-endian bytes.
     fn read(bytes: &[u8], out: &mut [Self]);
+}
+
+/// `of` the numbers of `a` and `b`, as many as there are of both.
+#[inline(always)]
+pub fn fill<const ROUNDS: bool, E: Element>(out: &mut [E], a: &[f32], b: &[f32], of: impl Fn(f32, f32) -> f32) {
+    let count = out.len().min(a.len()).min(b.len());
+    let (out, out_rest) = out[..count].as_chunks_mut::<LANES>();
+    let ((a, a_rest), (b, b_rest)) = (a[..count].as_chunks::<LANES>(), b[..count].as_chunks::<LANES>());
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        let mut values = [0f32; LANES];
+        values.iter_mut().zip(a).zip(b).for_each(|((value, a), b)| *value = of(*a, *b));
+        *out = E::from_f32s::<ROUNDS>(values);
+    }
+    out_rest.iter_mut().zip(a_rest).zip(b_rest).for_each(|((out, a), b)| *out = E::from_f32(of(*a, *b)));
 }
 
 impl Element for f32 {
@@ -56,6 +82,22 @@ impl Element for bf16 {
     #[inline(always)]
     fn from_f32(value: f32) -> bf16 {
         bf16::from_bits(math::to_bf16_bits(value))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn from_f32s<const ROUNDS: bool>(values: [f32; LANES]) -> [bf16; LANES] {
+        use std::arch::x86_64::{__m256bh, _mm512_cvtneps_pbh, _mm512_loadu_ps};
+        if ROUNDS {
+            // SAFETY: whoever asks for it has the instruction; sixteen numbers are what a register holds, and any bits are a bf16.
+            return unsafe {
+                let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr()));
+                std::mem::transmute::<__m256bh, [bf16; LANES]>(rounded)
+            };
+        }
+        let mut out = [bf16::ZERO; LANES];
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = <bf16 as Element>::from_f32(value));
+        out
     }
 
     #[inline(always)]

@@ -80,8 +80,8 @@ fn pairs_are_fast() -> bool {
     false
 }
 
-/// Compiles a loop once for every level: the body is plain Rust that the compiler makes wide, and `FUSED` says whether
-/// multiply and add are one instruction (`math::multiply_add`).
+/// Compiles a loop once for every level: the body is plain Rust that the compiler makes wide. `FUSED` says whether multiply
+/// and add are one instruction (`math::multiply_add`), `ROUNDS` whether rounding to bf16 is (`Element::from_f32s`).
 macro_rules! for_every_isa {
     ($(#[$attribute:meta])* $visibility:vis fn $name:ident $(<$element:ident: $bound:path>)? ($($argument:ident: $kind:ty),* $(,)?) $body:block) => {
         $(#[$attribute])*
@@ -89,32 +89,45 @@ macro_rules! for_every_isa {
         $visibility fn $name $(<$element: $bound>)? (isa: $crate::kernel::Isa, $($argument: $kind),*) {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn body<const FUSED: bool $(, $element: $bound)?>($($argument: $kind),*) $body
+            fn body<const FUSED: bool, const ROUNDS: bool $(, $element: $bound)?>($($argument: $kind),*) {
+                let _ = (FUSED, ROUNDS);
+                $body
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512bf16 $(<$element: $bound>)? ($($argument: $kind),*) {
+                body::<true, true $(, $element)?>($($argument),*)
+            }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             #[allow(clippy::too_many_arguments)]
             fn avx512 $(<$element: $bound>)? ($($argument: $kind),*) {
-                body::<true $(, $element)?>($($argument),*)
+                body::<true, false $(, $element)?>($($argument),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
             fn avx2 $(<$element: $bound>)? ($($argument: $kind),*) {
-                body::<true $(, $element)?>($($argument),*)
+                body::<true, false $(, $element)?>($($argument),*)
             }
 
             match isa {
                 // SAFETY: an `Isa` other than the portable one is only ever made for a processor that has it.
                 #[cfg(target_arch = "x86_64")]
-                $crate::kernel::Isa::Avx512Bf16 | $crate::kernel::Isa::Avx512 => unsafe { avx512($($argument),*) },
+                $crate::kernel::Isa::Avx512Bf16 => unsafe { avx512bf16($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::kernel::Isa::Avx512 => unsafe { avx512($($argument),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 $crate::kernel::Isa::Avx2 => unsafe { avx2($($argument),*) },
                 #[cfg(not(target_arch = "x86_64"))]
-                $crate::kernel::Isa::Avx512Bf16 | $crate::kernel::Isa::Avx512 | $crate::kernel::Isa::Avx2 => body::<false $(, $element)?>($($argument),*),
-                $crate::kernel::Isa::Portable => body::<false $(, $element)?>($($argument),*),
+                $crate::kernel::Isa::Avx512Bf16 | $crate::kernel::Isa::Avx512 | $crate::kernel::Isa::Avx2 => body::<false, false $(, $element)?>($($argument),*),
+                $crate::kernel::Isa::Portable => body::<false, false $(, $element)?>($($argument),*),
             }
         }
     };

@@ -16,7 +16,11 @@ pub fn largest(numbers: &[f32]) -> f32 {
             *largest = if number > largest { *number } else { *largest };
         }
     }
-    largest.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b))
+    for width in [8, 4, 2, 1] {
+        let (low, high) = largest.split_at_mut(width);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low = if *high > *low { *high } else { *low });
+    }
+    rest.iter().fold(largest[0], |a, b| a.max(*b))
 }
 
 /// Below this e^x has no f32 of full precision.
@@ -26,25 +30,37 @@ const LOWEST: f32 = -87.3;
 /// Cody and Waite's reduction and the polynomial of Cephes' `expf`.
 #[inline(always)]
 pub fn exp<const FUSED: bool>(x: f32) -> f32 {
+    // Comparisons, not `clamp`: each is one instruction, and a NaN goes through.
+    let clamped = if x < LOWEST { LOWEST } else { x };
+    let clamped = if clamped > 88.3 { 88.3 } else { clamped };
+    if x < LOWEST { 0.0 } else { power::<FUSED>(clamped) }
+}
+
+/// The same of an x that is not above 0.
+#[inline(always)]
+pub fn exp_to_1<const FUSED: bool>(x: f32) -> f32 {
+    if x < LOWEST { 0.0 } else { power::<FUSED>(x) }
+}
+
+/// e^x from [`LOWEST`] to 88.3; anything elsewhere.
+#[inline(always)]
+fn power<const FUSED: bool>(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number
-    // Comparisons, not `clamp`: each is one instruction, and a NaN goes through.
-    let clamped = if x < LOWEST { LOWEST } else { x };
-    let clamped = if clamped > 88.3 { 88.3 } else { clamped };
-    let shifted = multiply_add::<FUSED>(clamped, LOG2_E, ROUND);
+    let shifted = multiply_add::<FUSED>(x, LOG2_E, ROUND);
     let whole = shifted - ROUND;
-    let rest = multiply_add::<FUSED>(whole, -LN_2_HIGH, clamped);
+    let rest = multiply_add::<FUSED>(whole, -LN_2_HIGH, x);
     let rest = multiply_add::<FUSED>(whole, -LN_2_LOW, rest);
     let mut sum = 1.987_569_1e-4;
     for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         sum = multiply_add::<FUSED>(sum, rest, coefficient);
     }
-    let power = multiply_add::<FUSED>(sum, rest * rest, rest) + 1.0;
+    let mantissa = multiply_add::<FUSED>(sum, rest * rest, rest) + 1.0;
     // The low bits of `shifted` are the whole number itself.
     let scale = f32::from_bits((shifted.to_bits().wrapping_add(127)) << 23);
-    if x < LOWEST { 0.0 } else { power * scale }
+    mantissa * scale
 }
 
 /// `x / (1 + e^-x)`.
@@ -99,11 +115,25 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_of_any_count() {
+        let numbers: Vec<f32> = (0..40).map(|index| ((index * 17) % 41) as f32 - 50.0).collect();
+        for count in 1..=40 {
+            let expected = numbers[..count].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(largest(&numbers[..count]), expected);
+        }
+        assert_eq!(largest(&[f32::NAN; 16]), f32::NEG_INFINITY);
+    }
+
+    #[test]
     fn the_ends_of_exp() {
         assert_eq!(exp::<true>(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp::<true>(-88.0), 0.0);
         assert!(exp::<true>(1000.0).is_finite() && exp::<true>(f32::NAN).is_nan());
         assert_eq!((exp::<true>(0.0), exp::<false>(0.0)), (1.0, 1.0));
+        for x in [0.0, -1e-30, -0.7, -87.2, -87.4, -1e30, f32::NEG_INFINITY] {
+            assert_eq!(exp_to_1::<true>(x).to_bits(), exp::<true>(x).to_bits(), "{x}");
+        }
+        assert!(exp_to_1::<true>(f32::NAN).is_nan());
         assert!(silu::<true>(-1000.0).abs() < 1e-30 && silu::<true>(1000.0) == 1000.0);
     }
 

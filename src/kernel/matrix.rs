@@ -105,7 +105,6 @@ compile_error!("weights are little-endian, and kernels read them as they lie");
 
 for_every_isa! {
     fn read_f32(bytes: &[u8], out: &mut [f32]) {
-        let _ = FUSED;
         for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *out = f32::from_le_bytes(*bytes);
         }
@@ -114,7 +113,6 @@ for_every_isa! {
 
 for_every_isa! {
     fn read_bf16(bytes: &[u8], out: &mut [f32]) {
-        let _ = FUSED;
         for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
             *out = Element::to_f32(bf16::from_le_bytes(*bytes));
         }
@@ -123,7 +121,6 @@ for_every_isa! {
 
 for_every_isa! {
     fn read_f16(bytes: &[u8], out: &mut [f32]) {
-        let _ = FUSED;
         for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
             *out = f16_to_f32(u16::from_le_bytes(*bytes));
         }

@@ -29,3 +29,4 @@ pub use matrix::{Blocks, Matrix, Numbers};
 pub use pool::Pool;
 pub use shared::{Shared, Strip};
 pub use tile::WIDTH as PANEL_WIDTH;
+pub use unit::prefetch;

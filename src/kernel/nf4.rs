@@ -88,7 +88,6 @@ fn decode_pairs(isa: super::Isa, packed: &[u8], scale: f32, out: &mut [f32]) {
 
 for_every_isa! {
     fn look_up(packed: &[u8], scale: f32, out: &mut [f32]) {
-        let _ = FUSED;
         for (pair, byte) in out.chunks_exact_mut(2).zip(packed) {
             pair[0] = CODES[usize::from(byte >> 4)] * scale;
             pair[1] = CODES[usize::from(byte & 15)] * scale;

@@ -119,7 +119,6 @@ fn lay_group<E: Element>(
 for_every_isa! {
     /// Two rows of bf16 to pairs.
     fn interleave<E: Element>(first: &[E], second: &[E], panel: &mut [u32]) {
-        let _ = FUSED;
         let both = bytes_of(first).as_chunks::<2>().0.iter().zip(bytes_of(second).as_chunks::<2>().0);
         for (pair, (first, second)) in panel.iter_mut().zip(both) {
             *pair = u32::from(u16::from_le_bytes(*first)) | u32::from(u16::from_le_bytes(*second)) << 16;

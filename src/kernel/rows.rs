@@ -1,6 +1,7 @@
 //! Row operations between products: norm, rotation, gates, residuals. Some work on whole rows, some on the block of sums
 //! that a product has just finished ((rows, 64), see [`super::product::Block`]).
 
+use super::element::fill;
 use super::isa::for_every_isa;
 use super::math::{gelu_tanh, silu};
 use super::tile::WIDTH;
@@ -13,18 +14,14 @@ for_every_isa! {
     /// `weight * x / sqrt(mean(x^2) + eps)` of one row, the mean in f64 (61 norms later an f32 sum shows in the fourth
     /// digit of a log-likelihood).
     pub fn rms_norm<E: Element>(x: &[f32], weight: &[f32], eps: f64, out: &mut [E]) {
-        let _ = FUSED;
         let inverse = inverse_rms(x, eps);
-        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-            *out = E::from_f32(x * inverse * weight);
-        }
+        fill::<ROUNDS, E>(out, x, weight, |x, weight| x * inverse * weight);
     }
 }
 
 for_every_isa! {
     /// The same in place.
     pub fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f64) {
-        let _ = FUSED;
         let inverse = inverse_rms(x, eps);
         for (x, weight) in x.iter_mut().zip(weight) {
             *x = *x * inverse * weight;
@@ -46,16 +43,15 @@ pub(super) fn inverse_rms(x: &[f32], eps: f64) -> f32 {
 }
 
 for_every_isa! {
-    /// Rotates one head: pairs (i, i + half) by the angles whose cosines and sines are given, (half) each.
-    pub fn rotate<E: Element>(head: &[f32], cosines: &[f32], sines: &[f32], out: &mut [E]) {
-        let _ = FUSED;
-        let half = cosines.len();
-        let (first, second) = head.split_at(half);
-        let (out_first, out_second) = out.split_at_mut(half);
-        for index in 0..half {
-            let (a, b, cosine, sine) = (first[index], second[index], cosines[index], sines[index]);
-            out_first[index] = E::from_f32(a * cosine - b * sine);
-            out_second[index] = E::from_f32(b * cosine + a * sine);
+    /// Rotates one head: pairs (i, i + half) of its first numbers by the angles whose cosines and sines are given, (half)
+    /// each.
+    pub fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32]) {
+        let (first, second) = head.split_at_mut(cosines.len());
+        let (pairs, angles) = (first.iter_mut().zip(second), cosines.iter().zip(sines));
+        for ((first, second), (cosine, sine)) in pairs.zip(angles) {
+            let (a, b) = (*first, *second);
+            *first = a * cosine - b * sine;
+            *second = b * cosine + a * sine;
         }
     }
 }
@@ -63,17 +59,13 @@ for_every_isa! {
 for_every_isa! {
     /// Rounds a row to the element.
     pub fn round<E: Element>(x: &[f32], out: &mut [E]) {
-        let _ = FUSED;
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = E::from_f32(*x);
-        }
+        fill::<ROUNDS, E>(out, x, x, |x, _| x);
     }
 }
 
 for_every_isa! {
     /// `out += x`.
     pub fn add(x: &[f32], out: &mut [f32]) {
-        let _ = FUSED;
         for (out, x) in out.iter_mut().zip(x) {
             *out += x;
         }
@@ -83,7 +75,6 @@ for_every_isa! {
 for_every_isa! {
     /// `out += scale * x`, product and sum rounded each.
     pub fn add_scaled(x: &[f32], scale: f32, out: &mut [f32]) {
-        let _ = FUSED;
         for (out, x) in out.iter_mut().zip(x) {
             *out += scale * x;
         }
@@ -94,7 +85,6 @@ for_every_isa! {
     /// Adds a block's sums to rows of `out`.
     pub fn add_block(sums: &[f32], out: Strip<f32>) {
         let mut out = out;
-        let _ = FUSED;
         for (row, sums) in sums.chunks_exact(WIDTH).enumerate() {
             for (out, sum) in out.row(row).iter_mut().zip(sums) {
                 *out += sum;
@@ -107,7 +97,6 @@ for_every_isa! {
     /// Puts a block's sums into rows of `out`, plus the bias of their columns where there is one.
     pub fn put_block(sums: &[f32], bias: Option<&[f32]>, out: Strip<f32>) {
         let mut out = out;
-        let _ = FUSED;
         for (row, sums) in sums.chunks_exact(WIDTH).enumerate() {
             let out = out.row(row);
             match (out.first_chunk_mut::<WIDTH>(), sums.first_chunk::<WIDTH>()) {
@@ -126,9 +115,7 @@ for_every_isa! {
     pub fn silu_block<E: Element>(gate: &[f32], up: &[f32], out: Strip<E>) {
         let mut out = out;
         for (row, (gate, up)) in gate.chunks_exact(WIDTH).zip(up.chunks_exact(WIDTH)).enumerate() {
-            for ((out, gate), up) in out.row(row).iter_mut().zip(gate).zip(up) {
-                *out = E::from_f32(silu::<FUSED>(*gate) * up);
-            }
+            fill::<ROUNDS, E>(out.row(row), gate, up, |gate, up| silu::<FUSED>(gate) * up);
         }
     }
 }
@@ -138,9 +125,7 @@ for_every_isa! {
     pub fn gelu_block<E: Element>(gate: &[f32], up: &[f32], out: Strip<E>) {
         let mut out = out;
         for (row, (gate, up)) in gate.chunks_exact(WIDTH).zip(up.chunks_exact(WIDTH)).enumerate() {
-            for ((out, gate), up) in out.row(row).iter_mut().zip(gate).zip(up) {
-                *out = E::from_f32(gelu_tanh::<FUSED>(*gate) * up);
-            }
+            fill::<ROUNDS, E>(out.row(row), gate, up, |gate, up| gelu_tanh::<FUSED>(gate) * up);
         }
     }
 }
@@ -172,9 +157,28 @@ mod tests {
     #[test]
     fn a_quarter_turn_swaps_the_halves() {
         for isa in Isa::supported() {
-            let mut out = [0f32; 4];
-            rotate(isa, &[1.0, 2.0, 3.0, 4.0], &[0.0, 1.0], &[1.0, 0.0], &mut out);
-            assert_eq!(out, [-3.0, 2.0, 1.0, 4.0]);
+            let mut head = [1.0, 2.0, 3.0, 4.0, 5.0]; // the last is not rotated
+            rotate(isa, &mut head, &[0.0, 1.0], &[1.0, 0.0]);
+            assert_eq!(head, [-3.0, 2.0, 1.0, 4.0, 5.0]);
+        }
+    }
+
+    #[test]
+    fn every_level_rounds_as_the_half_package_does() {
+        let normal = |bits: &u32| f32::from_bits(*bits).is_normal() || f32::from_bits(*bits) == 0.0;
+        let values: Vec<f32> = (0..=u32::MAX)
+            .step_by(65_521)
+            .filter(normal)
+            .chain([0x7f80_0000, 0xff80_0000])
+            .map(f32::from_bits)
+            .collect();
+        let expected: Vec<bf16> = values.iter().map(|value| bf16::from_f32(*value)).collect();
+        for isa in Isa::supported() {
+            let mut out = vec![bf16::ZERO; values.len() + 1];
+            round(isa, &values, &mut out[..values.len()]);
+            assert_eq!(out[..values.len()], expected, "{isa:?}");
+            round(isa, &[f32::NAN; 17], &mut out[..17]);
+            assert!(out[..17].iter().all(|value| value.is_nan()), "{isa:?}");
         }
     }
 

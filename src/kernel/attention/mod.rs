@@ -7,8 +7,9 @@
 
 pub mod backward;
 
+use super::element::LANES;
 use super::isa::for_every_isa;
-use super::math::{exp, largest, soft_cap};
+use super::math::{exp_to_1, largest, soft_cap};
 use super::product::padded;
 use super::tile::{self, WIDTH};
 use super::unit::{Laid, Unit};
@@ -18,9 +19,6 @@ use super::{Element, Isa};
 const ROWS: usize = 24;
 /// Positions whose values are multiplied at a time; a multiple of a panel.
 const POSITIONS: usize = 256;
-/// Positions that are summed side by side.
-const LANES: usize = 16;
-
 /// One head's keys and values of a sequence's first `len` positions.
 #[derive(Clone, Debug)]
 pub struct KeyValues<E> {
@@ -281,11 +279,12 @@ for_every_isa! {
         let peak = largest(chunks.as_flattened());
         let mut sums = [0f32; LANES];
         for (chunk, out) in chunks.iter().zip(weights[from..to].as_chunks_mut::<LANES>().0) {
-            for ((score, sum), out) in chunk.iter().zip(&mut sums).zip(out) {
-                let weight = exp::<FUSED>((score - peak) * scale);
-                *sum += weight;
-                *out = E::from_f32(weight);
+            let mut weights = [0f32; LANES];
+            for ((score, sum), weight) in chunk.iter().zip(&mut sums).zip(&mut weights) {
+                *weight = exp_to_1::<FUSED>((score - peak) * scale);
+                *sum += *weight;
             }
+            *out = E::from_f32s::<ROUNDS>(weights);
         }
         weights[..from].fill(E::default());
         weights[to..].fill(E::default());

@@ -14,7 +14,7 @@ use super::workspace::{ROWS_A_TASK, Workspace, take};
 use super::{CpuDecoder, Past};
 use crate::kernel::attention::{KeyValues, Queries, Scratch, Sight, attend};
 use crate::kernel::product::{Block, Rows, padded};
-use crate::kernel::{Element, Shared, rows};
+use crate::kernel::{Element, Shared, prefetch, rows};
 use crate::model::decoder::Pasts;
 use crate::model::names::ATTENTION_LINEARS;
 use crate::model::packed::Packed;
@@ -124,16 +124,14 @@ impl<E: Element> CpuDecoder<E> {
         let keys = Shared::new(take(keys, tokens * kv_heads * step));
         let values = Shared::new(take(values, tokens * kv_heads * step));
         let places = self.places(visit, rows.clone());
-        let split = projected[..count * width].par_chunks_mut(width).enumerate().with_min_len(ROWS_A_TASK);
-        split.for_each(|(row, projected)| {
+        let split_row = |row: usize, projected: &mut [f32]| {
             let (cosines, sines) = visit.angles.at(places[row]);
             let place = |head: &mut [f32], norm: Option<&Vec<f32>>, out: &mut [E]| {
                 if let Some(norm) = norm {
                     rows::rms_norm_in_place(self.kernels.isa, head, norm, self.config.rms_norm_eps);
                 }
-                rows::rotate(self.kernels.isa, head, cosines, sines, out);
-                let rotated = 2 * cosines.len();
-                rows::round(self.kernels.isa, &head[rotated..], &mut out[rotated..]); // nothing, but of Phi-4-mini's
+                rows::rotate(self.kernels.isa, head, cosines, sines);
+                rows::round(self.kernels.isa, head, out);
             };
             let norms = visit.layer.head_norms.as_ref();
             for (index, head) in projected.chunks_exact_mut(head_dim).enumerate() {
@@ -150,6 +148,15 @@ impl<E: Element> CpuDecoder<E> {
                         rows::round(self.kernels.isa, head, values.part(at..at + head_dim));
                     }
                 }
+            }
+        };
+        let tasks = projected[..count * width].par_chunks_mut(ROWS_A_TASK * width).enumerate();
+        tasks.for_each(|(task, mut rest)| {
+            for row in task * ROWS_A_TASK..count.min((task + 1) * ROWS_A_TASK) {
+                let (projected, next) = rest.split_at_mut(width);
+                prefetch(&next[..width.min(next.len())]);
+                split_row(row, projected);
+                rest = next;
             }
         });
     }
