@@ -7,21 +7,33 @@ use super::{Figure, Table, one_line};
 /// `width`: columns of the terminal; without one nothing is wrapped.
 pub fn print(table: &Table, width: Option<usize>) -> String {
     let wide = models_as_rows(table);
-    let fits =
-        |grid: &Grid| width.is_none_or(|width| grid.render(None).lines().all(|line| line.chars().count() <= width));
-    let text = match fits(&wide) {
-        true => wide.render(None),
-        false => {
-            let tall = tasks_as_rows(table);
-            tall.render(if fits(&tall) { None } else { width })
-        }
-    };
-    let lines = table.intervals().iter().map(|line| line.iter().map(|cell| one_line(cell)).collect()).collect();
-    let intervals = grid(lines, 2, width);
-    let legend = table.legend();
+    let text = if wide.fits(width) { wide.render(None) } else { tasks_as_rows(table).render_within(width) };
+    let (intervals, legend) = (intervals(table, width), table.legend());
     let notes: String = table.notes.iter().map(|note| format!("  {}\n", one_line(note))).collect();
     format!("{text}\n{} · scores in percent ± standard error\n{intervals}\n{legend}\n{notes}", table.protocol)
 }
+
+/// The second table, or, where that is too wide, one a model under its name.
+fn intervals(table: &Table, width: Option<usize>) -> String {
+    let lines = table.intervals().iter().map(|line| line.iter().map(|cell| one_line(cell)).collect()).collect();
+    let all = Grid { lines, text_columns: 2 };
+    if all.fits(width) {
+        return all.render(None);
+    }
+    let (head, lines) = all.lines.split_first().expect("a grid has a head");
+    let of_model = |lines: &[Vec<String>]| {
+        let used =
+            if lines.iter().flat_map(|line| &line[SCORES..]).all(String::is_empty) { SCORES } else { head.len() };
+        let narrow = |line: &Vec<String>| line[1..used].iter().map(|cell| cell.replace(" [", "\n[")).collect();
+        let lines = [head].into_iter().chain(lines).map(narrow).collect();
+        Grid { lines, text_columns: 1 }.render_within(width)
+    };
+    let models = lines.chunk_by(|one, other| one[0] == other[0]);
+    models.map(|lines| format!("{}\n{}", lines[0][0], of_model(lines))).collect::<Vec<_>>().join("\n")
+}
+
+/// Columns of the second table that a model without differences fills.
+const SCORES: usize = 3;
 
 /// Lines of cells, the first the head; the first columns are text, the others figures.
 pub fn grid(lines: Vec<Vec<String>>, text_columns: usize, width: Option<usize>) -> String {
@@ -35,6 +47,15 @@ struct Grid {
 }
 
 impl Grid {
+    fn fits(&self, width: Option<usize>) -> bool {
+        width.is_none_or(|width| self.render(None).lines().all(|line| line.chars().count() <= width))
+    }
+
+    /// Wrapped only where it has to be.
+    fn render_within(&self, width: Option<usize>) -> String {
+        self.render(if self.fits(width) { None } else { width })
+    }
+
     fn render(&self, width: Option<usize>) -> String {
         let mut grid = comfy_table::Table::new();
         grid.load_preset(presets::UTF8_FULL_CONDENSED);
@@ -130,5 +151,17 @@ mod tests {
             let lines: Vec<&str> = text.lines().filter(|line| line.contains(['│', '┆', '─'])).collect();
             assert!(!lines.is_empty() && lines.iter().all(|line| line.chars().count() <= width), "{text}");
         }
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_a_table_of_intervals_a_model_and_breaks_no_name_or_interval() {
+        let mut table = Table::of(&comparison());
+        table.rows[1].model = "YeungNLP/firefly-mixtral-8x7b-v0.1".to_owned();
+        let text = print(&table, Some(80));
+        let lines: Vec<&str> = text.lines().collect();
+        let name = lines.iter().position(|line| *line == table.rows[1].model);
+        let name = name.unwrap_or_else(|| panic!("no line is the name: {text}"));
+        assert!(lines[name + 1..].iter().any(|line| line.contains("Difference")), "{text}");
+        assert!(text.lines().all(|line| line.matches('[').count() == line.matches(']').count()), "{text}");
     }
 }
