@@ -148,7 +148,7 @@ for_every_isa! {
     }
 }
 
-/// Asks for numbers that will be laid soon: rows lie far apart, where the processor does not look ahead by itself.
+/// Asks for numbers that will be read soon: rows lie far apart, where the processor does not look ahead by itself.
 pub fn prefetch<E: Element>(numbers: &[E]) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes_of(numbers).chunks(CACHE_LINE) {

@@ -115,6 +115,14 @@ struct Work<'a, const N: usize, E> {
     plan: Plan,
 }
 
+/// What a thread takes at a time.
+struct Item {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// Rows of sums that are held: a block where one pass makes them, else all of the item's.
+    height: usize,
+}
+
 impl<E: Element> Kernels<E> {
     pub fn new(isa: Isa) -> Kernels<E> {
         Kernels { isa, buffers: Pool::default() }
@@ -125,8 +133,7 @@ impl<E: Element> Kernels<E> {
     pub fn multiply<const N: usize>(&self, count: usize, products: [&[Term<E>]; N], finish: impl Fn(Block<N>) + Sync) {
         let work = Work::new(self.isa, count, products);
         (0..work.plan.items()).into_par_iter().with_max_len(1).for_each(|item| {
-            let (rows, columns) = work.plan.item(item);
-            self.buffers.with(|buffers| work.do_item(buffers, rows, columns, &finish));
+            self.buffers.with(|buffers| work.do_item(buffers, work.item(item), &finish));
         });
     }
 }
@@ -139,20 +146,25 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
         Work { how: (isa, unit), products, plan }
     }
 
-    /// Sums that one pass makes are finished block by block; those of several wait for the last.
-    fn do_item(&self, buffers: &mut Buffers<E>, rows: Range<usize>, columns: Range<usize>, finish: impl Fn(Block<N>)) {
-        let Some((last, _)) = self.plan.passes.split_last() else { return };
+    fn item(&self, item: usize) -> Item {
+        let (rows, columns) = self.plan.item(item);
         let height = if self.plan.passes.len() == 1 { BLOCK } else { rows.len() };
-        let size = columns.len().div_ceil(WIDTH) * height * WIDTH;
+        Item { rows, columns, height }
+    }
+
+    /// Sums that one pass makes are finished block by block; those of several wait for the last.
+    fn do_item(&self, buffers: &mut Buffers<E>, item: Item, finish: impl Fn(Block<N>)) {
+        let size = item.panels() * item.height * WIDTH;
         buffers.sums[..N].iter_mut().for_each(|sums| sums.resize(sums.len().max(size), 0.0));
-        for pass in &self.plan.passes {
-            self.pack(buffers, pass, &columns);
-            for first in rows.clone().step_by(BLOCK) {
-                let block = first..rows.end.min(first + BLOCK);
-                let place = (height, (first - rows.start) % height);
-                self.multiply(buffers, pass, block.clone(), columns.len(), place);
-                if std::ptr::eq(pass, last) {
-                    finish_panels(&mut buffers.sums, block, &columns, place, &finish);
+        for (index, pass) in self.plan.passes.iter().enumerate() {
+            self.pack(buffers, pass, &item.columns);
+            for first in item.rows.clone().step_by(BLOCK) {
+                let block = first..item.rows.end.min(first + BLOCK);
+                for tile in block.clone().step_by(HEIGHT) {
+                    self.multiply(buffers, pass, &item, tile);
+                }
+                if index + 1 == self.plan.passes.len() {
+                    item.finish(&mut buffers.sums, block, &finish);
                 }
             }
         }
@@ -182,32 +194,22 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
         }
     }
 
-    /// A block of rows against all panels of a pass, a tile of rows at a time. `height` rows of sums are held, and the block
-    /// begins with row `at` of them.
-    fn multiply(
-        &self,
-        buffers: &mut Buffers<E>,
-        pass: &[Part],
-        block: Range<usize>,
-        columns: usize,
-        (height, at): (usize, usize),
-    ) {
+    /// The tile of rows from `first` on against all panels of a pass.
+    fn multiply(&self, buffers: &mut Buffers<E>, pass: &[Part], item: &Item, first: usize) {
         let Buffers { panels, laid, sums, .. } = buffers;
-        for first in block.clone().step_by(HEIGHT) {
-            let count = HEIGHT.min(block.end - first);
-            // Parts that read the same numbers have them laid once.
-            for parts in pass.chunk_by(|one, other| self.reads(one) == self.reads(other)) {
-                let (Rows { numbers, step }, length) = (self.term(&parts[0]).rows, parts[0].to - parts[0].from);
-                let from = |row: usize| &numbers[row * step + parts[0].from..];
-                (first + count..block.end).take(HEIGHT).for_each(|next| prefetch(&from(next)[..length]));
-                let tile = laid.tile(self.how, from(first), step, (count, length));
-                for (part, column) in parts.iter().flat_map(|part| (0..columns).step_by(WIDTH).map(move |c| (part, c)))
-                {
-                    let (index, size) = (column / WIDTH, part.units * WIDTH);
-                    let panel = &panels[part.before * columns.div_ceil(WIDTH) * WIDTH + index * size..][..size];
-                    let panel = Panel::packed(self.how.0, panel, part.units);
-                    let panel = (panel, WIDTH.min(columns - column), part.units);
-                    let sums = &mut sums[part.product][(index * height + at + first - block.start) * WIDTH..];
+        let (count, next) = (HEIGHT.min(item.rows.end - first), (first + HEIGHT..item.rows.end).take(HEIGHT));
+        // Parts that read the same numbers have them laid once.
+        for parts in pass.chunk_by(|one, other| self.reads(one) == self.reads(other)) {
+            let (Rows { numbers, step }, length) = (self.term(&parts[0]).rows, parts[0].to - parts[0].from);
+            let from = |row: usize| &numbers[row * step + parts[0].from..];
+            next.clone().for_each(|row| prefetch(&from(row)[..length]));
+            let tile = laid.tile(self.how, from(first), step, (count, length));
+            for part in parts {
+                let of_part = panels[part.before * item.panels() * WIDTH..].chunks_exact(part.units * WIDTH);
+                for (index, panel) in of_part.enumerate().take(item.panels()) {
+                    let wanted = WIDTH.min(item.columns.len() - index * WIDTH);
+                    let panel = (Panel::packed(self.how.0, panel, part.units), wanted, part.units);
+                    let sums = &mut sums[part.product][item.place(index, first)..];
                     tile::multiply(self.how, (tile, count), panel, (sums, WIDTH), part.goes_on);
                 }
             }
@@ -218,6 +220,29 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
     fn reads(&self, part: &Part) -> (*const E, usize, usize, usize) {
         let Rows { numbers, step } = self.term(part).rows;
         (numbers.as_ptr(), step, part.from, part.to)
+    }
+}
+
+impl Item {
+    fn panels(&self) -> usize {
+        self.columns.len().div_ceil(WIDTH)
+    }
+
+    /// Where the sums of a panel and a row stand.
+    fn place(&self, panel: usize, row: usize) -> usize {
+        (panel * self.height + (row - self.rows.start) % self.height) * WIDTH
+    }
+
+    /// Hands out the sums of a block of rows, panel after panel.
+    fn finish<const N: usize>(&self, sums: &mut [Vec<f32>; 2], rows: Range<usize>, finish: impl Fn(Block<N>)) {
+        for (index, column) in self.columns.clone().step_by(WIDTH).enumerate() {
+            let mut of_products = sums.iter_mut();
+            let sums = std::array::from_fn(|_| {
+                let sums = of_products.next().expect("there are at most two products");
+                &mut sums[self.place(index, rows.start)..][..rows.len() * WIDTH]
+            });
+            finish(Block { rows: rows.clone(), columns: column..self.columns.end.min(column + WIDTH), sums });
+        }
     }
 }
 
@@ -233,24 +258,6 @@ fn parts<E: Element>(product: usize, terms: &[Term<E>], unit: Unit) -> Vec<Part>
         Part { product, term, from, to, units, before: 0, goes_on: index > 0 }
     };
     stretches.enumerate().map(part).collect()
-}
-
-/// Hands out the sums of a block of rows, panel after panel.
-fn finish_panels<const N: usize>(
-    sums: &mut [Vec<f32>; 2],
-    rows: Range<usize>,
-    columns: &Range<usize>,
-    (height, at): (usize, usize),
-    finish: impl Fn(Block<N>),
-) {
-    for (index, column) in columns.clone().step_by(WIDTH).enumerate() {
-        let mut of_products = sums.iter_mut();
-        let sums = std::array::from_fn(|_| {
-            let sums = of_products.next().expect("there are at most two products");
-            &mut sums[(index * height + at) * WIDTH..][..rows.len() * WIDTH]
-        });
-        finish(Block { rows: rows.clone(), columns: column..columns.end.min(column + WIDTH), sums });
-    }
 }
 
 #[cfg(test)]

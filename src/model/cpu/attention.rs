@@ -54,6 +54,14 @@ struct HeadRows<'a, E> {
     step: usize,
 }
 
+/// Where a row's heads go.
+struct Split<'a, E> {
+    queries: Shared<'a, E>, // (kv_heads, rows, group, step)
+    keys: Shared<'a, E>,    // (kv_heads, tokens, step)
+    values: Shared<'a, E>,  // (kv_heads, tokens, step)
+    step: usize,
+}
+
 impl<E: Element> CpuDecoder<E> {
     /// Attention of some of the wave's rows, added to their states.
     pub(super) fn attention(
@@ -117,48 +125,63 @@ impl<E: Element> CpuDecoder<E> {
     fn split_heads(&self, visit: &Visit, rows: Range<usize>, space: &mut Workspace<E>) {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         let (head_dim, step, count) = (self.config.head_dim, padded::<E>(self.config.head_dim), rows.len());
-        let (tokens, group) = (visit.packed.len(), heads / kv_heads);
+        let tokens = visit.packed.len();
         let width = (heads + 2 * kv_heads) * head_dim;
         let Workspace { projected, queries, keys, values, .. } = space;
-        let queries = Shared::new(take(queries, count * heads * step));
-        let keys = Shared::new(take(keys, tokens * kv_heads * step));
-        let values = Shared::new(take(values, tokens * kv_heads * step));
-        let places = self.places(visit, rows.clone());
-        let split_row = |row: usize, projected: &mut [f32]| {
-            let (cosines, sines) = visit.angles.at(places[row]);
-            let place = |head: &mut [f32], norm: Option<&Vec<f32>>, out: &mut [E]| {
-                if let Some(norm) = norm {
-                    rows::rms_norm_in_place(self.kernels.isa, head, norm, self.config.rms_norm_eps);
-                }
-                rows::rotate(self.kernels.isa, head, cosines, sines);
-                rows::round(self.kernels.isa, head, out);
-            };
-            let norms = visit.layer.head_norms.as_ref();
-            for (index, head) in projected.chunks_exact_mut(head_dim).enumerate() {
-                // SAFETY: each head of each row is written once.
-                unsafe {
-                    if index < heads {
-                        let at = ((index / group * count + row) * group + index % group) * step;
-                        place(head, norms.map(|[query, _]| query), queries.part(at..at + head_dim));
-                    } else if index < heads + kv_heads {
-                        let at = ((index - heads) * tokens + rows.start + row) * step;
-                        place(head, norms.map(|[_, key]| key), keys.part(at..at + head_dim));
-                    } else {
-                        let at = ((index - heads - kv_heads) * tokens + rows.start + row) * step;
-                        rows::round(self.kernels.isa, head, values.part(at..at + head_dim));
-                    }
-                }
-            }
+        let split = Split {
+            queries: Shared::new(take(queries, count * heads * step)),
+            keys: Shared::new(take(keys, tokens * kv_heads * step)),
+            values: Shared::new(take(values, tokens * kv_heads * step)),
+            step,
         };
+        let places = self.places(visit, rows.clone());
         let tasks = projected[..count * width].par_chunks_mut(ROWS_A_TASK * width).enumerate();
         tasks.for_each(|(task, mut rest)| {
             for row in task * ROWS_A_TASK..count.min((task + 1) * ROWS_A_TASK) {
                 let (projected, next) = rest.split_at_mut(width);
                 prefetch(&next[..width.min(next.len())]);
-                split_row(row, projected);
+                // SAFETY: each row is split once.
+                unsafe { self.split_row(visit, &split, (row, &rows), places[row], projected) };
                 rest = next;
             }
         });
+    }
+
+    /// The heads of one row, whose angles stand at `place`.
+    ///
+    /// # Safety
+    /// No two threads split the same row.
+    unsafe fn split_row(
+        &self,
+        visit: &Visit,
+        split: &Split<E>,
+        (row, rows): (usize, &Range<usize>),
+        place: usize,
+        projected: &mut [f32],
+    ) {
+        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
+        let (group, count, tokens) = (heads / kv_heads, rows.len(), visit.packed.len());
+        let (cosines, sines) = visit.angles.at(place);
+        let norms = visit.layer.head_norms.as_ref();
+        for (index, head) in projected.chunks_exact_mut(self.config.head_dim).enumerate() {
+            let (out, at, norm) = if index < heads {
+                let at = (index / group * count + row) * group + index % group;
+                (&split.queries, at, norms.map(|[query, _]| query))
+            } else {
+                let kind = if index < heads + kv_heads { &split.keys } else { &split.values };
+                let at = (index - heads) % kv_heads * tokens + rows.start + row;
+                (kind, at, norms.map(|[_, key]| key))
+            };
+            if index < heads + kv_heads {
+                if let Some(norm) = norm {
+                    rows::rms_norm_in_place(self.kernels.isa, head, norm, self.config.rms_norm_eps);
+                }
+                rows::rotate(self.kernels.isa, head, cosines, sines);
+            }
+            // SAFETY: each head of each row is written once.
+            let out = unsafe { out.part(at * split.step..at * split.step + head.len()) };
+            rows::round(self.kernels.isa, head, out);
+        }
     }
 
     /// Each query against its ancestors and what stands before it in its segment.
