@@ -1,12 +1,12 @@
 //! The way back through the row operations of [`super::rows`], and the gradient of the loss by logits.
 
-use super::Element;
 use super::isa::for_every_isa;
 use super::math::{exp, largest, multiply_add, soft_cap};
 use super::rows::{LANES, inverse_rms};
+use super::{Element, element};
 
 /// Numbers that are worked on side by side; fixed, as the order of additions is.
-const WIDE: usize = 16;
+const WIDE: usize = element::LANES;
 
 /// Which gate an MLP has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,10 @@ for_every_isa! {
     pub fn rms_norm(x: &[f32], weight: &[f32], eps: f64, gradient: &[f32], out: &mut [f32]) {
         let inverse = inverse_rms(x, eps);
         let mut products = [0f64; LANES];
-        for (index, ((x, weight), gradient)) in x.iter().zip(weight).zip(gradient).enumerate() {
-            products[index % LANES] += f64::from(x * weight * gradient);
+        for ((x, weight), gradient) in x.chunks(LANES).zip(weight.chunks(LANES)).zip(gradient.chunks(LANES)) {
+            for (((product, x), weight), gradient) in products.iter_mut().zip(x).zip(weight).zip(gradient) {
+                *product += f64::from(x * weight * gradient);
+            }
         }
         let mean = products.iter().sum::<f64>() / x.len() as f64;
         let inward = (mean * f64::from(inverse).powi(3)) as f32;
@@ -43,12 +45,12 @@ for_every_isa! {
     /// Turns the gradient of a rotated head into that of the head before, in place. What is longer than twice the angles
     /// was not rotated.
     pub fn rotate(gradient: &mut [f32], cosines: &[f32], sines: &[f32]) {
-        let half = cosines.len();
-        let (first, second) = gradient.split_at_mut(half);
-        for index in 0..half {
-            let (a, b, cosine, sine) = (first[index], second[index], cosines[index], sines[index]);
-            first[index] = a * cosine + b * sine;
-            second[index] = b * cosine - a * sine;
+        let (first, second) = gradient.split_at_mut(cosines.len());
+        let (pairs, angles) = (first.iter_mut().zip(second), cosines.iter().zip(sines));
+        for ((first, second), (cosine, sine)) in pairs.zip(angles) {
+            let (a, b) = (*first, *second);
+            *first = a * cosine + b * sine;
+            *second = b * cosine - a * sine;
         }
     }
 }
@@ -73,31 +75,46 @@ for_every_isa! {
     /// Back through a gate; `product` becomes `gradient . hidden`, the gradient of the row's weight.
     pub fn gate<E: Element>(activation: Gate, inner: Inner<E>, product: &mut f32) {
         *product = match activation {
-            Gate::Silu => gate_by(silu::<FUSED>, inner),
-            Gate::GeluTanh => gate_by(gelu_tanh::<FUSED>, inner),
+            Gate::Silu => gate_by::<ROUNDS, E>(silu::<FUSED>, inner),
+            Gate::GeluTanh => gate_by::<ROUNDS, E>(gelu_tanh::<FUSED>, inner),
         };
     }
 }
 
 #[inline(always)]
-fn gate_by<E: Element>(activation: impl Fn(f32) -> (f32, f32), inner: Inner<E>) -> f32 {
+fn gate_by<const ROUNDS: bool, E: Element>(activation: impl Fn(f32) -> (f32, f32), inner: Inner<E>) -> f32 {
     let Inner { gate, up, gradient, weight, hidden, of_gate, of_up } = inner;
     let mut products = [0f32; WIDE];
-    let whole = gate.len() / WIDE * WIDE;
-    for start in (0..whole).step_by(WIDE).chain((whole < gate.len()).then_some(whole)) {
-        let count = WIDE.min(gate.len() - start);
-        let (gate, up, gradient) = (&gate[start..][..count], &up[start..][..count], &gradient[start..][..count]);
-        let out = (&mut hidden[start..][..count], &mut of_gate[start..][..count], &mut of_up[start..][..count]);
-        for lane in 0..count {
+    let mut chunk = |gate: &[f32; WIDE], up: &[f32; WIDE], gradient: &[f32; WIDE]| {
+        let [mut hidden, mut of_gate, mut of_up] = [[0f32; WIDE]; 3];
+        for lane in 0..WIDE {
             let (value, derivative) = activation(gate[lane]);
             let weighted = weight * gradient[lane];
             products[lane] += gradient[lane] * value * up[lane];
-            out.0[lane] = E::from_f32(value * up[lane]);
-            out.1[lane] = E::from_f32(weighted * up[lane] * derivative);
-            out.2[lane] = E::from_f32(weighted * value);
+            hidden[lane] = value * up[lane];
+            of_gate[lane] = weighted * up[lane] * derivative;
+            of_up[lane] = weighted * value;
         }
+        [hidden, of_gate, of_up].map(E::from_f32s::<ROUNDS>)
+    };
+    let ((gates, gate), (ups, up), (gradients, gradient)) = (gate.as_chunks(), up.as_chunks(), gradient.as_chunks());
+    let [hidden, of_gate, of_up] = [hidden, of_gate, of_up].map(<[E]>::as_chunks_mut);
+    let out = hidden.0.iter_mut().zip(of_gate.0).zip(of_up.0);
+    for (((hidden, of_gate), of_up), ((gate, up), gradient)) in out.zip(gates.iter().zip(ups).zip(gradients)) {
+        [*hidden, *of_gate, *of_up] = chunk(gate, up, gradient);
+    }
+    // What is left is filled up with 0, which adds nothing to the products.
+    let made = chunk(&filled_up(gate), &filled_up(up), &filled_up(gradient));
+    for (out, made) in [hidden.1, of_gate.1, of_up.1].into_iter().zip(&made) {
+        out.copy_from_slice(&made[..out.len()]);
     }
     products.iter().sum()
+}
+
+fn filled_up(rest: &[f32]) -> [f32; WIDE] {
+    let mut whole = [0f32; WIDE];
+    whole[..rest.len()].copy_from_slice(rest);
+    whole
 }
 
 /// silu and its derivative, `s (1 + x (1 - s))` with `s = 1 / (1 + e^-x)`.

@@ -8,8 +8,11 @@ use super::element::bytes_of;
 use super::isa::for_every_isa;
 use super::rows::round;
 use super::tile::{Steps, WIDTH};
-use super::unit::{Unit, lay};
+use super::unit::{Unit, lay, prefetch};
 use super::{Element, Isa, Matrix};
+
+/// Rows that are asked for before they are read across: they lie far apart.
+const AHEAD: usize = 8;
 
 /// Buffers of one thread, reused from panel to panel.
 #[derive(Default)]
@@ -66,6 +69,9 @@ impl<E: Element> Packing<E> {
         for group in 0..(to - from).div_ceil(E::GROUP) {
             for (lane, out) in self.rows.chunks_exact_mut(width).enumerate() {
                 let row = from + group * E::GROUP + lane;
+                if let Some(ahead) = matrix.stored_as::<E>((row + AHEAD).min(to - 1), columns.start) {
+                    prefetch(&ahead[..columns.len() * size_of::<E>()]);
+                }
                 match row < to {
                     true => matrix.read_part(isa, row, columns.start, &mut self.decoded, &mut out[..columns.len()]),
                     false => out.fill(E::default()),

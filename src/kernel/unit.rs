@@ -148,13 +148,13 @@ for_every_isa! {
     }
 }
 
-/// Asks for numbers that will be read soon: rows lie far apart, where the processor does not look ahead by itself.
-pub fn prefetch<E: Element>(numbers: &[E]) {
+/// Asks for memory that will be read soon, where the processor does not look ahead by itself: rows that lie far apart.
+pub fn prefetch<T>(numbers: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes_of(numbers).chunks(CACHE_LINE) {
+    for at in (0..size_of_val(numbers)).step_by(CACHE_LINE) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which every x86-64 has.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        // SAFETY: a hint, which every x86-64 has, and an address inside.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(numbers.as_ptr().cast::<i8>().add(at)) };
     }
     let _ = numbers;
 }

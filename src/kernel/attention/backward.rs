@@ -11,7 +11,7 @@
 
 use super::{KeyValues, LANES, Operands, Queries, ROWS, Sight, times_keys, times_values};
 use crate::kernel::isa::for_every_isa;
-use crate::kernel::math::{exp, soft_cap};
+use crate::kernel::math::{exp, largest, soft_cap};
 use crate::kernel::product::padded;
 use crate::kernel::tile::WIDTH;
 use crate::kernel::{Element, Isa};
@@ -234,14 +234,10 @@ for_every_isa! {
         weight_gradients[from..visible.0].fill(0.0);
         weight_gradients[visible.1..to].fill(0.0);
         let weight_gradients = weight_gradients[from..to].as_chunks::<LANES>().0;
-        let mut largest = [f32::NEG_INFINITY; LANES];
-        for (index, score) in scores.iter_mut().enumerate().take(visible.1).skip(visible.0) {
-            *score = seen_score::<FUSED>(*score, sight).0;
-            largest[index % LANES] = if *score > largest[index % LANES] { *score } else { largest[index % LANES] };
-        }
+        scores[visible.0..visible.1].iter_mut().for_each(|score| *score = seen_score::<FUSED>(*score, sight).0);
         scores[from..visible.0].fill(f32::NEG_INFINITY);
         scores[visible.1..to].fill(f32::NEG_INFINITY);
-        let peak = largest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+        let peak = largest(&scores[from..to]);
         let (mut sums, mut products) = ([0f32; LANES], [0f32; LANES]);
         for (scores, weight_gradients) in scores[from..to].as_chunks::<LANES>().0.iter().zip(weight_gradients) {
             for lane in 0..LANES {
@@ -255,14 +251,16 @@ for_every_isa! {
         let out = score_gradients[from..to].as_chunks_mut::<LANES>().0;
         let chunks = scores[from..to].as_chunks::<LANES>().0.iter().zip(weight_gradients);
         for ((scores, weight_gradients), out) in chunks.zip(out) {
+            let mut gradients = [0f32; LANES];
             for lane in 0..LANES {
                 let factor = match sight.soft_cap {
                     None => sight.scale,
                     Some(cap) if scores[lane] > f32::NEG_INFINITY => sight.scale * (1.0 - (scores[lane] / cap) * (scores[lane] / cap)),
                     Some(_) => 0.0,
                 };
-                out[lane] = E::from_f32(exp::<FUSED>(scores[lane] - *log_sum) * (weight_gradients[lane] - *delta) * factor);
+                gradients[lane] = exp::<FUSED>(scores[lane] - *log_sum) * (weight_gradients[lane] - *delta) * factor;
             }
+            *out = E::from_f32s::<ROUNDS>(gradients);
         }
         score_gradients[..from].fill(E::default());
         score_gradients[to..].fill(E::default());
@@ -285,12 +283,13 @@ for_every_isa! {
         let (log_sums, deltas) = (statistics.0[range.clone()].as_chunks::<LANES>().0, statistics.1[range.clone()].as_chunks::<LANES>().0);
         let out = weights[range.clone()].as_chunks_mut::<LANES>().0.iter_mut().zip(score_gradients[range].as_chunks_mut::<LANES>().0);
         for (chunk, (weights, score_gradients)) in out.enumerate() {
+            let [mut weight, mut gradient] = [[0f32; LANES]; 2];
             for lane in 0..LANES {
                 let (score, factor) = seen_score::<FUSED>(scores[chunk][lane], sight);
-                let weight = exp::<FUSED>(score - log_sums[chunk][lane]);
-                weights[lane] = E::from_f32(weight);
-                score_gradients[lane] = E::from_f32(weight * (weight_gradients[chunk][lane] - deltas[chunk][lane]) * factor);
+                weight[lane] = exp::<FUSED>(score - log_sums[chunk][lane]);
+                gradient[lane] = weight[lane] * (weight_gradients[chunk][lane] - deltas[chunk][lane]) * factor;
             }
+            (*weights, *score_gradients) = (E::from_f32s::<ROUNDS>(weight), E::from_f32s::<ROUNDS>(gradient));
         }
         for out in [weights, score_gradients] {
             out[..visible.0].fill(E::default());
