@@ -135,13 +135,13 @@ impl<E: Element> CpuDecoder<E> {
             step,
         };
         let places = self.places(visit, rows.clone());
-        let tasks = projected[..count * width].par_chunks_mut(ROWS_A_TASK * width).enumerate();
-        tasks.for_each(|(task, mut rest)| {
-            for row in task * ROWS_A_TASK..count.min((task + 1) * ROWS_A_TASK) {
+        let tasks = projected[..count * width].par_chunks_mut(ROWS_A_TASK * width).zip(places.par_chunks(ROWS_A_TASK));
+        tasks.enumerate().for_each(|(task, (mut rest, places))| {
+            for (row, &place) in (task * ROWS_A_TASK..).zip(places) {
                 let (projected, next) = rest.split_at_mut(width);
                 prefetch(&next[..width.min(next.len())]);
                 // SAFETY: each row is split once.
-                unsafe { self.split_row(visit, &split, (row, &rows), places[row], projected) };
+                unsafe { self.split_row(visit, &split, (row, &rows), place, projected) };
                 rest = next;
             }
         });
