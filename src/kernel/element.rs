@@ -11,7 +11,7 @@ pub fn bytes_of<E: Element>(values: &[E]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-/// Numbers that loops round together.
+/// Numbers that loops round together, and that a softmax sums side by side: other lanes would be other bits.
 pub const LANES: usize = 16;
 
 /// A number that products are made of.

@@ -36,7 +36,7 @@ pub fn exp<const FUSED: bool>(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { power::<FUSED>(clamped) }
 }
 
-/// The same of an x that is not above 0.
+/// The same of an x that is not above 0, for a softmax: nothing can overflow, so nothing is clamped.
 #[inline(always)]
 pub fn exp_to_1<const FUSED: bool>(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { power::<FUSED>(x) }

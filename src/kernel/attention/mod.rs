@@ -19,6 +19,7 @@ use super::{Element, Isa};
 const ROWS: usize = 24;
 /// Positions whose values are multiplied at a time; a multiple of a panel.
 const POSITIONS: usize = 256;
+
 /// One head's keys and values of a sequence's first `len` positions.
 #[derive(Clone, Debug)]
 pub struct KeyValues<E> {

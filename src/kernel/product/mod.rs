@@ -159,7 +159,7 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
         let size = item.panels() * item.height * WIDTH;
         buffers.sums[..N].iter_mut().for_each(|sums| sums.resize(sums.len().max(size), 0.0));
         for (index, pass) in self.plan.passes.iter().enumerate() {
-            self.pack(buffers, pass, &item.columns);
+            self.pack(buffers, pass, &item);
             for first in item.rows.clone().step_by(BLOCK) {
                 let block = first..item.rows.end.min(first + BLOCK);
                 for tile in block.clone().step_by(HEIGHT) {
@@ -176,10 +176,10 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
         &self.products[part.product][part.term]
     }
 
-    /// Packs the columns' panels of all parts of a pass.
-    fn pack(&self, buffers: &mut Buffers<E>, pass: &[Part], columns: &Range<usize>) {
+    /// Packs the item's panels of all parts of a pass.
+    fn pack(&self, buffers: &mut Buffers<E>, pass: &[Part], item: &Item) {
         let Buffers { packing, panels, .. } = buffers;
-        let count = columns.len().div_ceil(WIDTH);
+        let (count, columns) = (item.panels(), &item.columns);
         for part in pass {
             let (size, stretch) = (part.units * WIDTH, (part.from, part.to));
             let (first, end) = (part.before * count * WIDTH, part.before * count * WIDTH + count * size);
