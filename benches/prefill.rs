@@ -1,11 +1,12 @@
 //! Prompts through a model: some sequences of random tokens, one row of each through the head. A line of JSON.
 //!
 //!     cargo bench --bench prefill -- --model PATH [--sequences 8] [--tokens 512] [--dtype bf16] [--threads 0]
-//!         [--repeats 3] [--decoder cpu] [--memory 4GiB]
+//!         [--repeats 3] [--steps 0] [--decoder cpu] [--memory 4GiB]
 //!
 //! `seconds` is the median wall time of a walk after one that is not counted, `processor` the processor time of it, `last` the
 //! best token after each sequence with its log-probability. A second line has the peak of as many threads: what of it the
 //! walk reaches is `flops / seconds` of the one by that of the other. The ids are those of `benches/peers/random_ids.py`.
+//! With `--steps 64`, a third line has the median seconds of so many steps of generation after them.
 
 mod peak;
 
@@ -43,6 +44,9 @@ struct Flags {
     threads: usize,
     #[arg(long, default_value_t = 3)]
     repeats: usize,
+    /// Tokens generated after each sequence.
+    #[arg(long, default_value_t = 0)]
+    steps: usize,
     #[arg(long, default_value = "cpu")]
     decoder: Arithmetic,
     /// Layers are streamed where the model does not fit [default: as if all would].
@@ -95,10 +99,6 @@ fn run(flags: &Flags, decoder: impl Decoder) -> anyhow::Result<()> {
             scores = decoder.score(&hidden, &wanted)?;
         }
     }
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
     let (seconds, processor): (Vec<f64>, Vec<f64>) = times.into_iter().unzip();
     let (seconds, processor) = (median(seconds), median(processor));
     let (tokens, flops) = (packed.len(), Cost::of(decoder.config()).walk(&packed, rows.len()));
@@ -115,7 +115,36 @@ fn run(flags: &Flags, decoder: impl Decoder) -> anyhow::Result<()> {
     );
     let peak = if flags.dtype == Dtype::BF16 { Peak::bf16() } else { Peak::f32() };
     println!("{{\"what\": \"peak\", \"seconds\": {:.4}, \"flops\": {:.4e}}}", peak.seconds, peak.operations);
+    if flags.steps > 0 {
+        generate(flags, &decoder, &packed)?;
+    }
     Ok(())
+}
+
+/// Steps of generation after all sequences, which are read as one wave.
+fn generate<D: Decoder>(flags: &Flags, decoder: &D, packed: &Packed) -> anyhow::Result<()> {
+    let capacity = flags.tokens + flags.steps + 1;
+    let mut pasts = packed.segments.iter().map(|_| decoder.past(capacity)).collect::<anyhow::Result<Vec<_>>>()?;
+    let leaves: Vec<usize> = (0..packed.segments.len()).collect();
+    let last: Vec<usize> = packed.segments.iter().map(|segment| segment.start + segment.len - 1).collect();
+    let hidden = decoder.walk(packed, Pasts::Begin { pasts: &mut pasts, leaves: &leaves })?;
+    let mut next = decoder.greedy(&hidden, &last)?;
+    let mut times = Vec::new();
+    for _ in 0..flags.steps {
+        let begin = Instant::now();
+        let mut step = Packed::default();
+        next.iter().zip(&pasts).for_each(|(&token, past)| step.push_at(&[token], decoder.past_len(past)));
+        next = decoder.greedy(&decoder.walk(&step, Pasts::Continue(&mut pasts))?, &leaves)?;
+        times.push(begin.elapsed().as_secs_f64());
+    }
+    let what = format!("steps of {} after {}", flags.sequences, flags.tokens);
+    println!("{{\"what\": \"{what}\", \"seconds\": {:.5}}}", median(times));
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Numbers of a linear congruential generator, as the peers' scripts draw them.

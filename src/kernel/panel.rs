@@ -8,11 +8,14 @@ use super::element::bytes_of;
 use super::isa::for_every_isa;
 use super::rows::round;
 use super::tile::{Steps, WIDTH};
-use super::unit::{Unit, lay, prefetch};
+use super::unit::{Unit, lay, prefetch, prefetch_line};
 use super::{Element, Isa, Matrix};
 
 /// Rows that are asked for before they are read across: they lie far apart.
 const AHEAD: usize = 8;
+/// Rows that are transposed side by side, and groups (a line of the cache of each row) that are asked for before they are.
+const STRIP: usize = 16;
+const GROUPS_AHEAD: usize = 8 * 16;
 
 /// Buffers of one thread, reused from panel to panel.
 #[derive(Default)]
@@ -148,10 +151,12 @@ unsafe fn transpose<const WIDEN: bool>(
     #[cfg(target_arch = "x86_64")]
     if let Some((side, square)) = squares::<WIDEN>(isa) {
         done = groups / side * side;
-        // Along 16 rows at a time: so many the processor reads ahead, 64 it does not.
-        for strip in (0..WIDTH).step_by(16) {
+        for strip in (0..WIDTH).step_by(STRIP) {
             for group in (0..done).step_by(side) {
-                for column in (strip..strip + 16).step_by(side) {
+                if group % 16 == 0 {
+                    ask_for((source, row_bytes), strip, group + GROUPS_AHEAD, groups);
+                }
+                for column in (strip..strip + STRIP).step_by(side) {
                     // SAFETY: so many groups of so many rows from here on are inside both, as the caller promises.
                     unsafe {
                         let from = source.add(column * row_bytes + 4 * group);
@@ -176,6 +181,15 @@ unsafe fn transpose<const WIDEN: bool>(
                 }
             }
         }
+    }
+}
+
+/// Asks for a line of the cache of each row of a strip, or of the next one from its first group on: rows are too short for the
+/// processor to do so by itself, which is what a product with few rows would wait for.
+fn ask_for((source, row_bytes): (*const u8, usize), strip: usize, group: usize, groups: usize) {
+    let (strip, group) = if group < groups { (strip, group) } else { (strip + STRIP, group - groups) };
+    for row in strip..strip + STRIP {
+        prefetch_line(source.wrapping_add(row * row_bytes + 4 * group));
     }
 }
 

@@ -152,11 +152,21 @@ for_every_isa! {
 pub fn prefetch<T>(numbers: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..size_of_val(numbers)).step_by(CACHE_LINE) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which every x86-64 has, and an address inside.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(numbers.as_ptr().cast::<i8>().add(at)) };
+        prefetch_line(numbers.as_ptr().cast::<u8>().wrapping_add(at));
     }
     let _ = numbers;
+}
+
+/// Asks for the line that an address is in, which need not exist.
+#[inline(always)]
+pub(super) fn prefetch_line(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which every x86-64 has; it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast::<i8>()) };
+    }
+    let _ = address;
 }
 
 for_every_isa! {
