@@ -112,9 +112,14 @@ impl<E: Element> KeyValues<E> {
         if self.keys.len() < (block + 1) * size {
             self.keys.resize((block + 1) * size, E::default());
         }
-        let keys = &mut self.keys[block * size..];
-        for (group, numbers) in key.chunks(E::GROUP).enumerate() {
-            keys[(group * WIDTH + column) * E::GROUP..][..numbers.len()].copy_from_slice(numbers);
+        // Whole groups, whose size the compiler knows: two numbers are not worth a call.
+        let (groups, rest) = (key.chunks_exact(E::GROUP), key.chunks_exact(E::GROUP).remainder());
+        let mut slots = self.keys[block * size..].chunks_exact_mut(E::GROUP).skip(column).step_by(WIDTH);
+        for (slot, numbers) in slots.by_ref().zip(groups) {
+            slot.copy_from_slice(numbers);
+        }
+        if let Some(slot) = slots.next().filter(|_| !rest.is_empty()) {
+            slot[..rest.len()].copy_from_slice(rest);
         }
         let row_size = self.columns() * E::GROUP;
         let (row, lane) = (self.len / E::GROUP, self.len % E::GROUP);
@@ -122,9 +127,11 @@ impl<E: Element> KeyValues<E> {
             self.values.resize((row + 1) * row_size, E::default());
         }
         let values = &mut self.values[row * row_size..][..row_size];
+        if lane == 0 {
+            values.fill(E::default()); // a weight of 0 does not silence a NaN of an earlier use
+        }
         for (slot, number) in values.chunks_exact_mut(E::GROUP).zip(value) {
             slot[lane] = *number;
-            slot[lane + 1..].fill(E::default()); // a weight of 0 does not silence a NaN of an earlier use
         }
         self.len += 1;
     }
