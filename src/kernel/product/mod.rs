@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::plan::{DEPTH, Part, Plan};
+use self::plan::{DEPTH, Item, Part, Plan};
 use super::panel::Packing;
 use super::tile::{self, HEIGHT, Panel, WIDTH};
 use super::unit::{Laid, Unit, prefetch};
@@ -87,6 +87,42 @@ impl<const N: usize> Block<'_, N> {
     }
 }
 
+/// The sums of some rows and of several panels' columns, for each of `N` products.
+pub struct Sums<'a, const N: usize> {
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+    sums: [&'a mut [f32]; N], // (panels, height, 64), of which `rows` are those from `first` on
+    height: usize,
+    first: usize,
+    line: &'a mut Vec<f32>,
+}
+
+impl<const N: usize> Sums<'_, N> {
+    /// Hands them out panel after panel.
+    pub fn each_panel(&mut self, mut work: impl FnMut(Block<N>)) {
+        let count = self.rows.len();
+        for (panel, column) in self.columns.clone().step_by(WIDTH).enumerate() {
+            let first = (panel * self.height + self.first) * WIDTH;
+            let sums = self.sums.each_mut().map(|sums| &mut sums[first..first + count * WIDTH]);
+            work(Block { rows: self.rows.clone(), columns: column..self.columns.end.min(column + WIDTH), sums });
+        }
+    }
+
+    /// Some columns of a row of the first product, side by side.
+    pub fn line(&mut self, row: usize, columns: Range<usize>) -> &mut [f32] {
+        let (within, mut column) = (self.first + row - self.rows.start, columns.start - self.columns.start);
+        let end = columns.end - self.columns.start;
+        self.line.clear();
+        while column < end {
+            let (panel, to) = (column / WIDTH, end.min((column / WIDTH + 1) * WIDTH));
+            let at = (panel * self.height + within) * WIDTH;
+            self.line.extend_from_slice(&self.sums[0][at + column % WIDTH..at + column % WIDTH + to - column]);
+            column = to;
+        }
+        self.line
+    }
+}
+
 /// A row's length filled up to whole groups.
 pub fn padded<E: Element>(columns: usize) -> usize {
     columns.next_multiple_of(E::GROUP)
@@ -108,21 +144,14 @@ struct Buffers<E> {
     panels: Vec<u32>,    // of each part of a pass (panels, units, 64)
     laid: Laid,          // a tile's rows, where they are not held as what is multiplied
     sums: [Vec<f32>; 2], // of each product (panels, rows, 64)
+    line: Vec<f32>,
 }
 
 /// What is to be multiplied, and how it is cut.
 struct Work<'a, const N: usize, E> {
     how: (Isa, Unit),
-    products: [&'a [Term<'a, E>]; N],
+    sets: &'a [[&'a [Term<'a, E>]; N]],
     plan: Plan,
-}
-
-/// What a thread takes at a time.
-struct Item {
-    rows: Range<usize>,
-    columns: Range<usize>,
-    /// Rows of sums that are held: a block where one pass makes them, else all of the item's.
-    height: usize,
 }
 
 impl<E: Element> Kernels<E> {
@@ -133,47 +162,63 @@ impl<E: Element> Kernels<E> {
     /// For `count` rows the sums of `products`, each a sum of terms; all terms have the same number of outputs. `finish` gets
     /// every sum exactly once.
     pub fn multiply<const N: usize>(&self, count: usize, products: [&[Term<E>]; N], finish: impl Fn(Block<N>) + Sync) {
-        let work = Work::new(self.isa, count, products);
+        self.multiply_beside(count, 1, &[products], |_, mut sums| sums.each_panel(&finish));
+    }
+
+    /// The same for several sets of products of the same rows, side by side, so that no thread waits for the last of each.
+    /// `finish` gets the number of the set, and whole runs of `together` columns.
+    pub fn multiply_beside<const N: usize>(
+        &self,
+        count: usize,
+        together: usize,
+        sets: &[[&[Term<E>]; N]],
+        finish: impl Fn(usize, Sums<N>) + Sync,
+    ) {
+        let work = Work::new(self.isa, (count, together), sets);
         (0..work.plan.items()).into_par_iter().with_max_len(1).for_each(|item| {
-            self.buffers.with(|buffers| work.do_item(buffers, work.item(item), &finish));
+            self.buffers.with(|buffers| work.do_item(buffers, work.plan.item(item), &finish));
         });
     }
 }
 
 impl<'a, const N: usize, E: Element> Work<'a, N, E> {
-    fn new(isa: Isa, count: usize, products: [&'a [Term<'a, E>]; N]) -> Work<'a, N, E> {
+    fn new(isa: Isa, (count, together): (usize, usize), sets: &'a [[&'a [Term<'a, E>]; N]]) -> Work<'a, N, E> {
         let unit = Unit::of::<E>(isa);
-        let parts = products.iter().enumerate().flat_map(|(product, terms)| parts(product, terms, unit));
-        let plan = Plan::new((count, products[0][0].outputs()), N, parts.collect());
-        Work { how: (isa, unit), products, plan }
-    }
-
-    fn item(&self, item: usize) -> Item {
-        let (rows, columns) = self.plan.item(item);
-        let height = if self.plan.passes.len() == 1 { BLOCK } else { rows.len() };
-        Item { rows, columns, height }
+        let cut = |products: &[&[Term<E>]; N]| {
+            let parts = products.iter().enumerate().flat_map(|(sum, terms)| parts(sum, terms, unit));
+            (products[0][0].outputs(), parts.collect())
+        };
+        let plan = Plan::new(count, together, N, sets.iter().map(cut).collect());
+        Work { how: (isa, unit), sets, plan }
     }
 
     /// Sums that one pass makes are finished block by block; those of several wait for the last.
-    fn do_item(&self, buffers: &mut Buffers<E>, item: Item, finish: impl Fn(Block<N>)) {
-        let size = item.panels() * item.height * WIDTH;
+    fn do_item(&self, buffers: &mut Buffers<E>, item: Item, finish: impl Fn(usize, Sums<N>)) {
+        let passes = &self.plan.sets[item.set].passes;
+        let height = if passes.len() == 1 { BLOCK } else { item.rows.len() };
+        let size = item.panels() * height * WIDTH;
         buffers.sums[..N].iter_mut().for_each(|sums| sums.resize(sums.len().max(size), 0.0));
-        for (index, pass) in self.plan.passes.iter().enumerate() {
+        for (index, pass) in passes.iter().enumerate() {
             self.pack(buffers, pass, &item);
             for first in item.rows.clone().step_by(BLOCK) {
-                let block = first..item.rows.end.min(first + BLOCK);
-                for tile in block.clone().step_by(HEIGHT) {
-                    self.multiply(buffers, pass, &item, tile);
+                let rows = first..item.rows.end.min(first + BLOCK);
+                let place = |row: usize| (row - item.rows.start) % height;
+                for tile in rows.clone().step_by(HEIGHT) {
+                    self.multiply(buffers, pass, &item, (tile, place(tile), height));
                 }
-                if index + 1 == self.plan.passes.len() {
-                    item.finish(&mut buffers.sums, block, &finish);
+                if index + 1 == passes.len() {
+                    let (first, columns) = (place(first), item.columns.clone());
+                    let Buffers { sums, line, .. } = &mut *buffers;
+                    let mut sums = sums.iter_mut();
+                    let sums = std::array::from_fn(|_| &mut sums.next().expect("there are at most two products")[..]);
+                    finish(item.set, Sums { rows, columns, sums, height, first, line });
                 }
             }
         }
     }
 
-    fn term(&self, part: &Part) -> &Term<'a, E> {
-        &self.products[part.product][part.term]
+    fn term(&self, item: &Item, part: &Part) -> &Term<'a, E> {
+        &self.sets[item.set][part.sum][part.term]
     }
 
     /// Packs the item's panels of all parts of a pass.
@@ -184,8 +229,8 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
             let (size, stretch) = (part.units * WIDTH, (part.from, part.to));
             let (first, end) = (part.before * count * WIDTH, part.before * count * WIDTH + count * size);
             panels.resize(panels.len().max(end), 0);
-            let (weight, panels) = (&self.term(part).weight, &mut panels[first..end]);
-            match self.term(part).side {
+            let (weight, panels) = (&self.term(item, part).weight, &mut panels[first..end]);
+            match self.term(item, part).side {
                 Side::Along => {
                     for (column, panel) in columns.clone().step_by(WIDTH).zip(panels.chunks_exact_mut(size)) {
                         packing.pack(self.how, weight, column, stretch, panel);
@@ -196,13 +241,19 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
         }
     }
 
-    /// The tile of rows from `first` on against all panels of a pass.
-    fn multiply(&self, buffers: &mut Buffers<E>, pass: &[Part], item: &Item, first: usize) {
+    /// The tile of rows from `first` on against all panels of a pass. Its sums stand at `place` of `height` rows.
+    fn multiply(
+        &self,
+        buffers: &mut Buffers<E>,
+        pass: &[Part],
+        item: &Item,
+        (first, place, height): (usize, usize, usize),
+    ) {
         let Buffers { panels, laid, sums, .. } = buffers;
         let (count, next) = (HEIGHT.min(item.rows.end - first), (first + HEIGHT..item.rows.end).take(HEIGHT));
         // Parts that read the same numbers have them laid once.
-        for parts in pass.chunk_by(|one, other| self.reads(one) == self.reads(other)) {
-            let (Rows { numbers, step }, length) = (self.term(&parts[0]).rows, parts[0].to - parts[0].from);
+        for parts in pass.chunk_by(|one, other| self.reads(item, one) == self.reads(item, other)) {
+            let (Rows { numbers, step }, length) = (self.term(item, &parts[0]).rows, parts[0].to - parts[0].from);
             let from = |row: usize| &numbers[row * step + parts[0].from..];
             next.clone().for_each(|row| prefetch(&from(row)[..length]));
             let tile = laid.tile(self.how, from(first), step, (count, length));
@@ -211,7 +262,7 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
                 for (index, panel) in of_part.enumerate().take(item.panels()) {
                     let wanted = WIDTH.min(item.columns.len() - index * WIDTH);
                     let panel = (Panel::packed(self.how.0, panel, part.units), wanted, part.units);
-                    let sums = &mut sums[part.product][item.place(index, first)..];
+                    let sums = &mut sums[part.sum][(index * height + place) * WIDTH..];
                     tile::multiply(self.how, (tile, count), panel, (sums, WIDTH), part.goes_on);
                 }
             }
@@ -219,37 +270,14 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
     }
 
     /// Which numbers of which rows a part is made of.
-    fn reads(&self, part: &Part) -> (*const E, usize, usize, usize) {
-        let Rows { numbers, step } = self.term(part).rows;
+    fn reads(&self, item: &Item, part: &Part) -> (*const E, usize, usize, usize) {
+        let Rows { numbers, step } = self.term(item, part).rows;
         (numbers.as_ptr(), step, part.from, part.to)
     }
 }
 
-impl Item {
-    fn panels(&self) -> usize {
-        self.columns.len().div_ceil(WIDTH)
-    }
-
-    /// Where the sums of a panel and a row stand.
-    fn place(&self, panel: usize, row: usize) -> usize {
-        (panel * self.height + (row - self.rows.start) % self.height) * WIDTH
-    }
-
-    /// Hands out the sums of a block of rows, panel after panel.
-    fn finish<const N: usize>(&self, sums: &mut [Vec<f32>; 2], rows: Range<usize>, finish: impl Fn(Block<N>)) {
-        for (index, column) in self.columns.clone().step_by(WIDTH).enumerate() {
-            let mut of_products = sums.iter_mut();
-            let sums = std::array::from_fn(|_| {
-                let sums = of_products.next().expect("there are at most two products");
-                &mut sums[self.place(index, rows.start)..][..rows.len() * WIDTH]
-            });
-            finish(Block { rows: rows.clone(), columns: column..self.columns.end.min(column + WIDTH), sums });
-        }
-    }
-}
-
 /// The stretches of depth of a product's terms.
-fn parts<E: Element>(product: usize, terms: &[Term<E>], unit: Unit) -> Vec<Part> {
+fn parts<E: Element>(sum: usize, terms: &[Term<E>], unit: Unit) -> Vec<Part> {
     let long = DEPTH * unit.numbers();
     let stretches = terms.iter().enumerate().flat_map(|(term, of)| {
         let depth = of.depth();
@@ -257,7 +285,7 @@ fn parts<E: Element>(product: usize, terms: &[Term<E>], unit: Unit) -> Vec<Part>
     });
     let part = |(index, (term, from, to))| {
         let units = unit.count::<E>(to - from);
-        Part { product, term, from, to, units, before: 0, goes_on: index > 0 }
+        Part { sum, term, from, to, units, before: 0, goes_on: index > 0 }
     };
     stretches.enumerate().map(part).collect()
 }

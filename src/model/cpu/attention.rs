@@ -10,11 +10,11 @@ use rayon::prelude::*;
 
 use super::layer::Visit;
 use super::linear::add_to;
-use super::workspace::{ROWS_A_TASK, Workspace, take};
+use super::workspace::{Workspace, take};
 use super::{CpuDecoder, Past};
 use crate::kernel::attention::{KeyValues, Queries, Scratch, Sight, attend};
-use crate::kernel::product::{Block, Rows, padded};
-use crate::kernel::{Element, Shared, prefetch, rows};
+use crate::kernel::product::{Rows, padded};
+use crate::kernel::{Element, Shared, rows};
 use crate::model::decoder::Pasts;
 use crate::model::names::ATTENTION_LINEARS;
 use crate::model::packed::Packed;
@@ -54,12 +54,14 @@ struct HeadRows<'a, E> {
     step: usize,
 }
 
-/// Where a row's heads go.
-struct Split<'a, E> {
-    queries: Shared<'a, E>, // (kv_heads, rows, group, step)
-    keys: Shared<'a, E>,    // (kv_heads, tokens, step)
-    values: Shared<'a, E>,  // (kv_heads, tokens, step)
+/// Where heads go that attention reads.
+struct Heads<'a, E> {
+    all: [Shared<'a, E>; 3], // queries: (kv_heads, rows, group, step); keys, values: (kv_heads, tokens, step)
+    group: usize,
     step: usize,
+    /// Which of the wave's tokens the rows are.
+    rows: Range<usize>,
+    tokens: usize,
 }
 
 impl<E: Element> CpuDecoder<E> {
@@ -74,8 +76,7 @@ impl<E: Element> CpuDecoder<E> {
     ) {
         let (count, width) = (rows.len(), self.width());
         self.norm_rows(states, &visit.layer.input_norm, take(&mut space.normed, count * width));
-        self.project(visit, count, space);
-        self.split_heads(visit, rows.clone(), space);
+        self.project(visit, rows.clone(), space);
         match pasts {
             Pasts::Continue(pasts) => self.mix_with_pasts(visit, pasts, space),
             Pasts::None | Pasts::Begin { .. } => self.mix(visit, rows, space),
@@ -90,25 +91,44 @@ impl<E: Element> CpuDecoder<E> {
         self.add_update(states, norm, update, |out| add_to(&self.kernels, count, &terms, out, width));
     }
 
-    /// q, k and v of `count` normed rows, side by side.
-    pub(super) fn project(&self, visit: &Visit, count: usize, space: &mut Workspace<E>) {
-        let Workspace { normed, low, projected, .. } = space;
+    /// q, k and v of the normed rows, put where attention reads them.
+    fn project(&self, visit: &Visit, rows: Range<usize>, space: &mut Workspace<E>) {
+        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
+        let (head_dim, step) = (self.config.head_dim, padded::<E>(self.config.head_dim));
+        let (count, tokens) = (rows.len(), visit.packed.len());
+        let Workspace { normed, low, queries, keys, values, .. } = space;
         let x = Rows { numbers: &normed[..count * self.width()], step: self.width() };
-        let low = visit.layer.pairs.inputs.project(&self.kernels, x, count, visit.spans, low);
-        let matrices = [0, 1, 2].map(|place| visit.weights.matrix(place));
-        let width: usize = matrices.iter().map(|matrix| matrix.rows).sum();
-        let out = Shared::new(take(projected, count * width));
-        let mut first = 0;
-        for (place, weight) in matrices.into_iter().enumerate() {
-            let bias = visit.layer.biases.as_ref().map(|biases| &biases[place]);
-            let terms = visit.layer.pairs.inputs.terms(place, x, weight, low);
-            self.kernels.multiply(count, [&terms], |Block { rows, columns, sums: [sums] }: Block<1>| {
-                let start = rows.start * width + first + columns.start;
-                // SAFETY: every row and column is finished once.
-                let out = unsafe { out.strip(start, width, rows.len(), columns.len()) };
-                rows::put_block(self.kernels.isa, sums, bias.map(|bias| &bias[columns]), out);
-            });
-            first += weight.rows;
+        let pairs = &visit.layer.pairs.inputs;
+        let low = pairs.project(&self.kernels, x, count, visit.spans, low);
+        let terms = [0, 1, 2].map(|place| pairs.terms(place, x, visit.weights.matrix(place), low));
+        let places = self.places(visit, rows.clone());
+        let of_keys = tokens * kv_heads * step;
+        let all = [take(queries, count * heads * step), take(keys, of_keys), take(values, of_keys)].map(Shared::new);
+        let out = Heads { all, group: heads / kv_heads, step, rows, tokens };
+        let sets = terms.each_ref().map(|terms| [&terms[..]]);
+        self.kernels.multiply_beside(count, head_dim, &sets, |which, mut sums| {
+            for first in sums.columns.clone().step_by(head_dim) {
+                for row in sums.rows.clone() {
+                    let head = sums.line(row, first..first + head_dim);
+                    self.finish_head(visit, (which, first), places[row], head);
+                    // SAFETY: each head of each row is finished once.
+                    rows::round(self.kernels.isa, head, unsafe { out.head(which, first / head_dim, row, head_dim) });
+                }
+            }
+        });
+    }
+
+    /// Adds the bias, norms and rotates: the columns from `first` on of q, k or v of a row whose angles stand at `place`.
+    fn finish_head(&self, visit: &Visit, (which, first): (usize, usize), place: usize, head: &mut [f32]) {
+        if let Some(biases) = &visit.layer.biases {
+            rows::add(self.kernels.isa, &biases[which][first..first + head.len()], head);
+        }
+        if which < 2 {
+            if let Some(norms) = &visit.layer.head_norms {
+                rows::rms_norm_in_place(self.kernels.isa, head, &norms[which], self.config.rms_norm_eps);
+            }
+            let (cosines, sines) = visit.angles.at(place);
+            rows::rotate(self.kernels.isa, head, cosines, sines);
         }
     }
 
@@ -119,69 +139,6 @@ impl<E: Element> CpuDecoder<E> {
         let is_long = |segment: usize| is_long.get(segment).copied().unwrap_or(false);
         let positions = positions(visit.packed, rows);
         positions.map(|(segment, position)| visit.angles.place(position, is_long(segment))).collect()
-    }
-
-    /// Norms and rotates heads, and puts queries, keys and values where attention reads them.
-    fn split_heads(&self, visit: &Visit, rows: Range<usize>, space: &mut Workspace<E>) {
-        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
-        let (head_dim, step, count) = (self.config.head_dim, padded::<E>(self.config.head_dim), rows.len());
-        let tokens = visit.packed.len();
-        let width = (heads + 2 * kv_heads) * head_dim;
-        let Workspace { projected, queries, keys, values, .. } = space;
-        let split = Split {
-            queries: Shared::new(take(queries, count * heads * step)),
-            keys: Shared::new(take(keys, tokens * kv_heads * step)),
-            values: Shared::new(take(values, tokens * kv_heads * step)),
-            step,
-        };
-        let places = self.places(visit, rows.clone());
-        let tasks = projected[..count * width].par_chunks_mut(ROWS_A_TASK * width).zip(places.par_chunks(ROWS_A_TASK));
-        tasks.enumerate().for_each(|(task, (mut rest, places))| {
-            for (row, &place) in (task * ROWS_A_TASK..).zip(places) {
-                let (projected, next) = rest.split_at_mut(width);
-                prefetch(&next[..width.min(next.len())]);
-                // SAFETY: each row is split once.
-                unsafe { self.split_row(visit, &split, (row, &rows), place, projected) };
-                rest = next;
-            }
-        });
-    }
-
-    /// The heads of one row, whose angles stand at `place`.
-    ///
-    /// # Safety
-    /// No two threads split the same row.
-    unsafe fn split_row(
-        &self,
-        visit: &Visit,
-        split: &Split<E>,
-        (row, rows): (usize, &Range<usize>),
-        place: usize,
-        projected: &mut [f32],
-    ) {
-        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
-        let (group, count, tokens) = (heads / kv_heads, rows.len(), visit.packed.len());
-        let (cosines, sines) = visit.angles.at(place);
-        let norms = visit.layer.head_norms.as_ref();
-        for (index, head) in projected.chunks_exact_mut(self.config.head_dim).enumerate() {
-            let (out, at, norm) = if index < heads {
-                let at = (index / group * count + row) * group + index % group;
-                (&split.queries, at, norms.map(|[query, _]| query))
-            } else {
-                let kind = if index < heads + kv_heads { &split.keys } else { &split.values };
-                let at = (index - heads) % kv_heads * tokens + rows.start + row;
-                (kind, at, norms.map(|[_, key]| key))
-            };
-            if index < heads + kv_heads {
-                if let Some(norm) = norm {
-                    rows::rms_norm_in_place(self.kernels.isa, head, norm, self.config.rms_norm_eps);
-                }
-                rows::rotate(self.kernels.isa, head, cosines, sines);
-            }
-            // SAFETY: each head of each row is written once.
-            let out = unsafe { out.part(at * split.step..at * split.step + head.len()) };
-            rows::round(self.kernels.isa, head, out);
-        }
     }
 
     /// Each query against its ancestors and what stands before it in its segment.
@@ -288,6 +245,22 @@ impl<E: Element> CpuDecoder<E> {
                 }
             }
         });
+    }
+}
+
+impl<E> Heads<'_, E> {
+    /// A head of a row's queries, keys or values.
+    ///
+    /// # Safety
+    /// Nobody else has the same.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn head(&self, which: usize, head: usize, row: usize, head_dim: usize) -> &mut [E] {
+        let at = match which {
+            0 => (head / self.group * self.rows.len() + row) * self.group + head % self.group,
+            _ => head * self.tokens + self.rows.start + row,
+        };
+        // SAFETY: heads do not overlap; the rest is the caller's promise.
+        unsafe { self.all[which].part(at * self.step..at * self.step + head_dim) }
     }
 }
 

@@ -15,7 +15,6 @@ pub struct Workspace<E> {
     // Of the tokens in hand:
     pub normed: Vec<E>,       // (rows, hidden)
     pub normed_f32: Vec<f32>, // (rows, hidden), what a router reads
-    pub projected: Vec<f32>,  // (rows, heads + 2 kv_heads, head_dim)
     pub queries: Vec<E>,      // (kv_heads, rows, group, head_dim)
     pub mixed: Vec<E>,        // (rows, heads, head_dim)
     pub gathered: Vec<E>,     // (rows of an expert, hidden)

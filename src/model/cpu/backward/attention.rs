@@ -22,6 +22,7 @@ pub struct Scratch<E> {
     of_output: Vec<E>,    // (rows, hidden): the same
     of_mixed: Vec<f32>,   // (rows, heads, head_dim)
     of_heads: Vec<E>,     // (kv_heads, rows, group, head_dim): the same
+    before: Vec<f32>,     // (rows, heads or kv_heads, head_dim): what a norm of heads read
     found: [Vec<f32>; 3], // (rows, heads or kv_heads, head_dim): of queries, keys, values
     rounded: [Vec<E>; 3], // the same
     of_normed: Vec<f32>,  // (rows, hidden)
@@ -175,17 +176,16 @@ impl<E: Element> CpuDecoder<E> {
     }
 
     /// From rotated (and normed) heads to what the projections returned, rounded.
-    fn split_back(&self, visit: &Visit, space: &mut Workspace<E>, scratch: &mut Scratch<E>) {
+    fn split_back(&self, visit: &Visit, space: &Workspace<E>, scratch: &mut Scratch<E>) {
         let (count, head_dim) = (visit.packed.len(), self.config.head_dim);
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
-        if visit.layer.head_norms.is_some() {
-            self.project(visit, count, space); // heads were normed in place
-        }
         let places = self.places(visit, 0..count);
-        let width = (heads + 2 * kv_heads) * head_dim;
-        for (which, first, of) in [(0, 0, heads), (1, heads, kv_heads), (2, heads + kv_heads, kv_heads)] {
-            let found = &mut scratch.found[which][..count * of * head_dim];
+        for (which, of) in [(0, heads), (1, kv_heads), (2, kv_heads)] {
             let norm = visit.layer.head_norms.as_ref().and_then(|norms| norms.get(which));
+            if norm.is_some() {
+                self.project_again(visit, which, space, scratch);
+            }
+            let (found, before) = (&mut scratch.found[which][..count * of * head_dim], &scratch.before);
             let rows_of = found.par_chunks_mut(of * head_dim).enumerate().with_min_len(ROWS_A_TASK);
             rows_of.for_each(|(row, found)| {
                 let (cosines, sines) = visit.angles.at(places[row]);
@@ -194,7 +194,7 @@ impl<E: Element> CpuDecoder<E> {
                         backward::rotate(self.kernels.isa, head, cosines, sines);
                     }
                     if let Some(norm) = norm {
-                        let before = &space.projected[row * width + (first + index) * head_dim..][..head_dim];
+                        let before = &before[(row * of + index) * head_dim..][..head_dim];
                         let of_normed = head.to_vec();
                         head.fill(0.0);
                         backward::rms_norm(self.kernels.isa, before, norm, self.config.rms_norm_eps, &of_normed, head);
@@ -202,6 +202,20 @@ impl<E: Element> CpuDecoder<E> {
                 }
             });
             self.rounded(&scratch.found[which][..count * of * head_dim], &mut scratch.rounded[which]);
+        }
+    }
+
+    /// q or k of the normed rows, as they are before a norm.
+    fn project_again(&self, visit: &Visit, which: usize, space: &Workspace<E>, scratch: &mut Scratch<E>) {
+        let Scratch { before, low, .. } = scratch;
+        let (count, weight) = (visit.packed.len(), visit.weights.matrix(which));
+        let x = Rows { numbers: &space.normed[..count * self.width()], step: self.width() };
+        let pairs = &visit.layer.pairs.inputs;
+        let u = pairs.project(&self.kernels, x, count, visit.spans, low);
+        let before = take(before, count * weight.rows);
+        self.put(count, &pairs.terms(which, x, weight, u), before, weight.rows);
+        if let Some(biases) = &visit.layer.biases {
+            before.par_chunks_mut(weight.rows).for_each(|row| rows::add(self.kernels.isa, &biases[which], row));
         }
     }
 

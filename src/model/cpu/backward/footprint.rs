@@ -46,8 +46,10 @@ fn attention<E: Element>(config: &ModelConfig) -> usize {
     let (width, hidden, head_dim) = (size_of::<E>(), config.hidden_size, config.head_dim);
     let (heads, all) = (config.num_attention_heads, config.num_attention_heads + 2 * config.num_key_value_heads);
     let step = padded::<E>(head_dim);
-    let forward = width * hidden + 4 * all * head_dim + width * all * step + width * heads * head_dim;
-    let backward = width * (hidden + heads * step + all * head_dim) + 4 * (2 * hidden + (heads + all) * head_dim);
+    let before = if config.head_norms { 4 * heads * head_dim } else { 0 };
+    let forward = width * hidden + width * all * step + width * heads * head_dim;
+    let backward =
+        width * (hidden + heads * step + all * head_dim) + 4 * (2 * hidden + (heads + all) * head_dim) + before;
     forward + backward
 }
 

@@ -88,7 +88,7 @@ impl<E: Element> CpuDecoder<E> {
             let start = rows.start * vocabulary + columns.start;
             // SAFETY: every row and column is finished once.
             let out = unsafe { shared.strip(start, vocabulary, rows.len(), columns.len()) };
-            rows::put_block(self.kernels.isa, sums, None, out);
+            rows::put_block(self.kernels.isa, sums, out);
         });
         let (step, cap) = (padded::<E>(vocabulary), self.config.final_softcap.map(|cap| cap as f32));
         let (logit_gradients, losses) = (take(logit_gradients, count * step), take(losses, count));

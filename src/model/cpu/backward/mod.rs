@@ -285,7 +285,7 @@ impl<E: Element> CpuDecoder<E> {
         self.kernels.multiply(count, [terms], |Block { rows, columns, sums: [sums] }: Block<1>| {
             // SAFETY: every row and column is finished once.
             let out = unsafe { out.strip(rows.start * width + columns.start, width, rows.len(), columns.len()) };
-            rows::put_block(self.kernels.isa, sums, None, out);
+            rows::put_block(self.kernels.isa, sums, out);
         });
     }
 
