@@ -2,7 +2,7 @@
 //!
 //!     cargo bench --bench training -- [--model PATH | --shape mixtral-8x7b [--layers 2]] [--nf4] [--sequences 8]
 //!         [--tokens 512] [--micro-batches 1] [--dtype bf16] [--rank 16] [--threads 0] [--repeats 3] [--decoder cpu]
-//!         [--memory 4GiB]
+//!         [--memory 4GiB] [--keep-activations]
 //!
 //! A step is forwards, backwards, clipping, AdamW and the new adapter put beside the weights; `seconds` is the median of
 //! its wall times after one that is not counted, `gradients` of that without what comes after the way back, `processor`
@@ -18,7 +18,9 @@
 //! - attention, a query and a key that it sees, by heads x head size: 4 forwards, 4 again, 10 backwards.
 //! - the head, a row with a target: 2 x hidden x vocabulary forwards, the same backwards.
 //!
-//! What an implementation computes more often than that (scores twice, `A x` again) does not count in its favour. `share`
+//! What an implementation computes more often than that (scores twice, `A x` again) does not count in its favour; with
+//! `--keep-activations` what is "again" is counted all the same and not computed, so its `flops` are those of the same step
+//! otherwise. `share`
 //! is `flops / seconds` of the registers' multiply-add peak on as many threads, `share_of_gemm` of what this program's own
 //! kernels reach in one large product (2,048 rows, 4,096 x 14,336), both measured in the same run.
 
@@ -40,7 +42,7 @@ use fireval::model::config::ModelConfig;
 use fireval::model::home::{self, Arithmetic, Held};
 use fireval::model::names;
 use fireval::model::packed::Packed;
-use fireval::model::training::{Gradients, Inputs, Loss, LossOptions, MicroBatch, Trainable};
+use fireval::model::training::{Gradients, Keep, Loss, LossOptions, MicroBatch, Trainable};
 use fireval::train::adamw::{AdamW, Settings};
 use fireval::train::initial;
 use fireval::train::recipe::Lora;
@@ -82,6 +84,9 @@ struct Flags {
     repeats: usize,
     #[arg(long, default_value = "cpu")]
     decoder: Arithmetic,
+    /// Layers' activations are kept, not computed again.
+    #[arg(long)]
+    keep_activations: bool,
     /// Layers are streamed where the model does not fit [default: as if all would].
     #[arg(long)]
     memory: Option<Memory>,
@@ -159,12 +164,13 @@ impl Step {
         let mut decoder = home::trainable(flags.decoder.here(), checkpoint, &config, held, 0)?;
         if let Some(Memory(memory)) = flags.memory {
             let (all, largest) = (flags.sequences * flags.tokens, flags.sequences / flags.micro_batches * flags.tokens);
-            let walk = decoder.walk_bytes(all, largest, Inputs::InMemory);
+            let keep = if flags.keep_activations { Keep::Activations } else { Keep::Inputs };
+            let walk = decoder.walk_bytes(all, largest, keep);
             decoder.arrange(decoder.held_bytes() + walk > memory, None)?;
         }
         decoder.adapt(&adapter)?;
-        let options =
-            LossOptions { router_aux_loss_coef: ROUTER_AUX_LOSS_COEF, recompute: true, ..LossOptions::default() };
+        let (router_aux_loss_coef, recompute) = (ROUTER_AUX_LOSS_COEF, !flags.keep_activations);
+        let options = LossOptions { router_aux_loss_coef, recompute, ..LossOptions::default() };
         let batches = micro_batches(flags, config.vocab_size as u32);
         Ok(Step { decoder, optimizer: AdamW::new(OPTIMIZER, &adapter), adapter, batches, options, config })
     }

@@ -86,8 +86,17 @@ const OPTIONS: LossOptions =
 
 /// Losses and gradients of batches that walk in the given groups.
 fn step(decoder: &dyn Trainable, config: &ModelConfig, groups: &[&[MicroBatch]]) -> (Vec<Loss>, Gradients) {
+    step_with(&OPTIONS, decoder, config, groups)
+}
+
+fn step_with(
+    options: &LossOptions,
+    decoder: &dyn Trainable,
+    config: &ModelConfig,
+    groups: &[&[MicroBatch]],
+) -> (Vec<Loss>, Gradients) {
     let mut sums = Gradients::zeros(&adapter(config));
-    let losses = groups.iter().flat_map(|group| decoder.gradients(group, &OPTIONS, 0.5, &mut sums).unwrap()).collect();
+    let losses = groups.iter().flat_map(|group| decoder.gradients(group, options, 0.5, &mut sums).unwrap()).collect();
     (losses, sums)
 }
 
@@ -167,6 +176,22 @@ fn a_step_has_the_same_bits_in_any_company() {
 }
 
 #[test]
+fn a_step_has_the_same_bits_whether_layers_are_kept_or_computed_again() {
+    let kept = LossOptions { recompute: false, ..OPTIONS };
+    for model in MODELS {
+        let (folder, config) = (fixture(model), open(&fixture(model)).1);
+        let batches = batches(&config);
+        let decoder = cpu::<bf16>(&folder, Isa::best(), false);
+        let expected = step(&decoder, &config, &[&batches]);
+        let (first, rest) = batches.split_at(1);
+        for groups in [&[&batches[..]][..], &[first, rest]] {
+            assert_eq!(expected, step_with(&kept, &decoder, &config, groups), "{model}, {} groups", groups.len());
+        }
+        assert_eq!(expected, step(&decoder, &config, &[&batches]), "{model}: nothing is left of what was kept");
+    }
+}
+
+#[test]
 fn a_long_micro_batch_has_the_same_bits_in_any_company() {
     let (folder, config) = (fixture("tiny-mixtral"), open(&fixture("tiny-mixtral")).1);
     let long = |seed: u32| {
@@ -179,6 +204,8 @@ fn a_long_micro_batch_has_the_same_bits_in_any_company() {
     let together = step(&decoder, &config, &[&batches]);
     let alone: Vec<&[MicroBatch]> = batches.chunks(1).collect();
     assert_eq!(together, step(&decoder, &config, &alone));
+    let kept = LossOptions { recompute: false, ..OPTIONS };
+    assert_eq!(together, step_with(&kept, &decoder, &config, &[&batches]), "in several portions");
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub struct MicroBatch {
 pub struct LossOptions {
     /// Multiplies the router's load-balancing loss; 0 leaves it out.
     pub router_aux_loss_coef: f64,
-    /// Keep only layer inputs and recompute each layer on the way back.
+    /// Keep only layer inputs and recompute each layer on the way back; else keep activations ([`Keep::Activations`]).
     pub recompute: bool,
     /// Probability of dropping an input of a LoRA pair.
     pub dropout: f64,
@@ -59,13 +59,16 @@ pub struct Gradients {
     pub whole: Vec<Matrix>,
 }
 
-/// Where a walk keeps every layer's input until it is gone back through.
+/// What a walk keeps of every layer until it is gone back through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Inputs {
+pub enum Keep {
+    /// Its input, from which it is computed again.
     #[default]
-    InMemory,
-    /// In a file, from which a portion at a time is read again.
-    Spilled,
+    Inputs,
+    /// The same in a file, from which a portion at a time is read again.
+    SpilledInputs,
+    /// All that the way back needs: nothing is computed again.
+    Activations,
 }
 
 /// A decoder whose adapter can be trained.
@@ -87,7 +90,7 @@ pub trait Trainable: Send + Sync {
     }
 
     /// Bytes more in memory while micro-batches of so many `tokens` in all, `largest` in one of them, walk together.
-    fn walk_bytes(&self, tokens: usize, largest: usize, inputs: Inputs) -> u64;
+    fn walk_bytes(&self, tokens: usize, largest: usize, keep: Keep) -> u64;
 
     /// Bytes on the disk of so many tokens' spilled inputs; `None`: this home keeps them in memory.
     fn spilled_bytes(&self, _tokens: usize) -> Option<u64> {

@@ -1,5 +1,5 @@
 //! What a run keeps where: layers in memory or streamed from disk, AdamW's moments and the layers' inputs in memory or in
-//! files, and how many of a step's micro-batches walk together.
+//! files, and how many of a step's micro-batches walk together. (Whether layers are computed again at all is its recipe's.)
 //!
 //! Of all that fits into the budget, what moves the fewest bytes over the disk is taken; of equals, what spills least and
 //! then what lets most walk together. It decides who computes a number when, never which number.
@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::memory::Memory;
-use crate::model::training::Inputs;
+use crate::model::training::Keep;
 
 /// Bytes a second that a disk is taken to give, for times in plans: what a plain SSD does, and a mapped or a network disk
 /// may not.
@@ -27,6 +27,8 @@ pub struct Sizes {
     pub streamed: Option<u64>,
     /// What one way through all streamed layers reads.
     pub layers: u64,
+    /// Whether layers are computed again from their inputs.
+    pub recompute: bool,
     /// All layers' inputs of one micro-batch, on the disk (`None`: they stay in memory).
     pub inputs: Option<u64>,
     /// Of a step.
@@ -38,7 +40,7 @@ pub struct Sizes {
 pub struct Arrangement {
     pub streams: bool,
     pub spills_moments: bool,
-    pub inputs: Inputs,
+    pub keep: Keep,
     /// Micro-batches that walk together; 0: not even one fits.
     pub together: usize,
     /// Of a step.
@@ -68,9 +70,9 @@ impl Traffic {
 impl Sizes {
     /// The best arrangement, or where nothing fits the one that takes least. `walk`: bytes that so many micro-batches take
     /// on their way.
-    pub fn arrange(&self, walk: impl Fn(usize, Inputs) -> u64) -> Arrangement {
+    pub fn arrange(&self, walk: impl Fn(usize, Keep) -> u64) -> Arrangement {
         let all: Vec<Arrangement> = self.all().map(|arrangement| self.filled(arrangement, &walk)).collect();
-        let spills = |of: &Arrangement| usize::from(of.spills_moments) + usize::from(of.inputs == Inputs::Spilled);
+        let spills = |of: &Arrangement| usize::from(of.spills_moments) + usize::from(of.keep == Keep::SpilledInputs);
         let best = all
             .iter()
             .filter(|of| of.together > 0)
@@ -81,13 +83,17 @@ impl Sizes {
     /// What can be kept where, with no micro-batch yet.
     fn all(&self) -> impl Iterator<Item = Arrangement> {
         let streams = if self.streamed.is_some() { &[false, true][..] } else { &[false] };
-        let inputs = if self.inputs.is_some() { &[Inputs::InMemory, Inputs::Spilled][..] } else { &[Inputs::InMemory] };
+        let keeps = match (self.recompute, self.inputs) {
+            (false, _) => &[Keep::Activations][..],
+            (true, None) => &[Keep::Inputs],
+            (true, Some(_)) => &[Keep::Inputs, Keep::SpilledInputs],
+        };
         streams.iter().flat_map(move |&streams| {
-            inputs.iter().flat_map(move |&inputs| {
+            keeps.iter().flat_map(move |&keep| {
                 [false, true].map(|spills_moments| Arrangement {
                     streams,
                     spills_moments,
-                    inputs,
+                    keep,
                     together: 0,
                     micro_batches: self.micro_batches,
                     peak: 0,
@@ -98,17 +104,17 @@ impl Sizes {
     }
 
     /// With as many micro-batches as fit.
-    fn filled(&self, of: Arrangement, walk: impl Fn(usize, Inputs) -> u64) -> Arrangement {
+    fn filled(&self, of: Arrangement, walk: impl Fn(usize, Keep) -> u64) -> Arrangement {
         let rest = self.beside_walk(&of);
-        let peak = |count: usize| rest + walk(count, of.inputs);
+        let peak = |count: usize| rest + walk(count, of.keep);
         let together = (1..=self.micro_batches).take_while(|&count| peak(count) <= self.memory).last().unwrap_or(0);
         let walks = self.micro_batches.div_ceil(together.max(1)) as u64;
         let traffic = Traffic {
             layers: if of.streams { 2 * walks * self.layers } else { 0 },
             moments: if of.spills_moments { 2 * self.moments } else { 0 },
-            inputs: match of.inputs {
-                Inputs::InMemory => 0,
-                Inputs::Spilled => 2 * self.micro_batches as u64 * self.inputs.unwrap_or(0),
+            inputs: match of.keep {
+                Keep::Inputs | Keep::Activations => 0,
+                Keep::SpilledInputs => 2 * self.micro_batches as u64 * self.inputs.unwrap_or(0),
             },
         };
         Arrangement { together, peak: peak(together.max(1)), traffic, ..of }
@@ -133,7 +139,7 @@ impl fmt::Display for Arrangement {
         for (is_on, what, bytes) in [
             (self.streams, "layers streamed from disk", layers),
             (self.spills_moments, "AdamW's moments spilled to disk", moments),
-            (self.inputs == Inputs::Spilled, "layers' inputs spilled to disk", inputs),
+            (self.keep == Keep::SpilledInputs, "layers' inputs spilled to disk", inputs),
         ] {
             if is_on {
                 let (gigabytes, seconds) = (bytes as f64 / 1e9, bytes as f64 / DISK);
@@ -155,15 +161,17 @@ mod tests {
         whole: 1000,
         streamed: Some(200),
         layers: 900,
+        recompute: true,
         inputs: Some(30),
         micro_batches: 4,
     };
 
-    /// 40 for each micro-batch, or 12 and one with its inputs in a file.
-    fn walk(count: usize, inputs: Inputs) -> u64 {
-        match inputs {
-            Inputs::InMemory => 40 * count as u64,
-            Inputs::Spilled => 12 * count as u64 + 1,
+    /// 40 for each micro-batch, or 12 and one with its inputs in a file, or 90 with all activations.
+    fn walk(count: usize, keep: Keep) -> u64 {
+        match keep {
+            Keep::Inputs => 40 * count as u64,
+            Keep::SpilledInputs => 12 * count as u64 + 1,
+            Keep::Activations => 90 * count as u64,
         }
     }
 
@@ -172,7 +180,7 @@ mod tests {
     }
 
     fn short(of: &Arrangement) -> (bool, bool, bool, usize, u64) {
-        (of.streams, of.spills_moments, of.inputs == Inputs::Spilled, of.together, of.peak)
+        (of.streams, of.spills_moments, of.keep == Keep::SpilledInputs, of.together, of.peak)
     }
 
     #[test]
@@ -211,6 +219,14 @@ mod tests {
         let fixed = Sizes { streamed: None, inputs: None, ..SIZES };
         assert_eq!(short(&Sizes { memory: 1140, ..fixed }.arrange(walk)), (false, true, false, 1, 1140));
         assert_eq!(Sizes { memory: 1139, ..fixed }.arrange(walk).together, 0);
+    }
+
+    #[test]
+    fn activations_stay_in_memory() {
+        let kept = |memory: u64| Sizes { memory, recompute: false, ..SIZES }.arrange(walk);
+        assert_eq!(short(&kept(1150 + 180)), (false, false, false, 2, 1330));
+        assert_eq!(kept(1150 + 180).keep, Keep::Activations);
+        assert_eq!((kept(389).together, kept(390).together), (0, 1), "streamed, the moments in a file");
     }
 
     #[test]

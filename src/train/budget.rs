@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use super::arrangement::{Arrangement, Sizes};
 use super::data::TrainingData;
 use crate::memory::Memory;
-use crate::model::training::{Inputs, MicroBatch, Trainable};
+use crate::model::training::{MicroBatch, Trainable};
 
 /// The program itself and its thread stacks.
 pub(super) const PROGRAM: u64 = 24 << 20;
@@ -35,6 +35,7 @@ pub struct Budget {
     /// Tokens of the largest micro-batch there can be.
     pub largest: usize,
     micro_batches: usize,
+    recompute: bool,
 }
 
 impl Budget {
@@ -46,6 +47,7 @@ impl Budget {
         trained: usize,
         data: &TrainingData,
         (micro_batches, dialogues): (usize, usize),
+        recompute: bool,
     ) -> Budget {
         let held_out = data.held_out.iter().map(|example| example.ids.len());
         let mut lengths: Vec<usize> = (0..data.rows.len()).map(|row| data.row_tokens(row)).chain(held_out).collect();
@@ -58,7 +60,7 @@ impl Budget {
         let longest = lengths.iter().flat_map(|&length| std::iter::repeat_n(length, passes));
         let (trained, largest) = (trained as u64, longest.take(dialogues).sum());
         let held = program(vocabulary) + TRAINED * trained + TOKEN * tokens as u64;
-        Budget { memory, held, moments: MOMENTS * trained, largest, micro_batches }
+        Budget { memory, held, moments: MOMENTS * trained, largest, micro_batches, recompute }
     }
 
     /// What is to be kept where. An error if not even the largest micro-batch fits.
@@ -72,18 +74,20 @@ impl Budget {
             whole: decoder.held_bytes(),
             streamed: decoder.streamed_bytes(),
             layers: decoder.layers_bytes(),
+            recompute: self.recompute,
             inputs: decoder.spilled_bytes(self.largest),
             micro_batches: self.micro_batches,
         };
-        let found = sizes.arrange(|count, inputs| decoder.walk_bytes(count * self.largest, self.largest, inputs));
+        let found = sizes.arrange(|count, keep| decoder.walk_bytes(count * self.largest, self.largest, keep));
         ensure!(
             found.together > 0,
             "{} of memory can't hold a training step: one micro-batch of {} tokens needs {}; give more with --memory, \
-             take fewer `dialogues` a micro-batch or a smaller `max_tokens`, or, if the model is brought into 4 bits as it \
+             {}take fewer `dialogues` a micro-batch or a smaller `max_tokens`, or, if the model is brought into 4 bits as it \
              loads, store it so first (fireval quantize): then its layers can be streamed",
             self.memory,
             self.largest,
-            Memory(found.peak)
+            Memory(found.peak),
+            if self.recompute { "" } else { "let layers be computed again (`recompute = true`), " },
         );
         Ok(found)
     }
@@ -97,13 +101,13 @@ impl Budget {
     ) -> Vec<Range<usize>> {
         let moments = if arrangement.spills_moments { 0 } else { self.moments };
         let room = self.memory.0.saturating_sub(self.held + moments + decoder.held_bytes());
-        let fits = |tokens, largest, inputs: Inputs| decoder.walk_bytes(tokens, largest, inputs) <= room;
+        let fits = |tokens, largest| decoder.walk_bytes(tokens, largest, arrangement.keep) <= room;
         let mut groups: Vec<Range<usize>> = Vec::new();
         let (mut tokens, mut largest) = (0, 0);
         for (index, batch) in batches.iter().enumerate() {
             tokens += batch.packed.len();
             largest = largest.max(batch.packed.len());
-            match groups.last_mut().filter(|_| fits(tokens, largest, arrangement.inputs)) {
+            match groups.last_mut().filter(|_| fits(tokens, largest)) {
                 Some(group) => group.end = index + 1,
                 None => {
                     groups.push(index..index + 1);
@@ -120,7 +124,7 @@ mod tests {
     use super::*;
     use crate::model::adapter::Adapter;
     use crate::model::packed::Packed;
-    use crate::model::training::{Gradients, Loss, LossOptions};
+    use crate::model::training::{Gradients, Keep, Loss, LossOptions};
     use crate::train::format::Example;
     use crate::train::order::Order;
 
@@ -136,7 +140,7 @@ mod tests {
             1 << 20
         }
 
-        fn walk_bytes(&self, tokens: usize, _: usize, _: Inputs) -> u64 {
+        fn walk_bytes(&self, tokens: usize, _: usize, _: Keep) -> u64 {
             1024 * tokens as u64
         }
 
@@ -157,7 +161,7 @@ mod tests {
             rows: vec![vec![0], vec![1]],
             ..Default::default()
         };
-        Budget::new(Memory(memory), 0, 100, &data, (4, 2))
+        Budget::new(Memory(memory), 0, 100, &data, (4, 2), true)
     }
 
     #[test]
@@ -195,7 +199,7 @@ mod tests {
         let rows = (0..train.len()).map(|index| vec![index]).collect();
         let data = TrainingData { train, rows, ..Default::default() };
         for dialogues in 1..=23 {
-            let largest = Budget::new(Memory(0), 0, 0, &data, (1, dialogues)).largest;
+            let largest = Budget::new(Memory(0), 0, 0, &data, (1, dialogues), true).largest;
             let mut order = Order::new(7, data.rows.len());
             let mut tokens = |batch: usize| -> usize {
                 (batch * dialogues..(batch + 1) * dialogues).map(|position| data.row_tokens(order.at(position))).sum()

@@ -24,8 +24,8 @@ use crate::digest::sha256_hex;
 use crate::disk;
 use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
-use crate::model::home::{self, Held, Home};
-use crate::model::training::{Gradients, Inputs, LossOptions, MicroBatch, Trainable};
+use crate::model::home::{self, Held};
+use crate::model::training::{Gradients, Keep, LossOptions, MicroBatch, Trainable};
 use crate::random::Random;
 use crate::weights::{Checkpoint, Dtype};
 
@@ -122,6 +122,7 @@ impl<'a> Run<'a> {
                 adapter.parameters(),
                 data,
                 (recipe.batch.accumulation, recipe.batch.dialogues),
+                recipe.recompute,
             ),
             arrangement: None,
             adapter,
@@ -145,9 +146,6 @@ impl<'a> Run<'a> {
         if self.place.steps > 0 {
             self.options.progress.line(&format!("goes on after step {} of {}", self.place.steps, self.steps));
         }
-        if self.options.home == Home::Cpu && !self.recipe.recompute {
-            self.options.progress.line("recompute = false: the kernels' home computes layers again all the same");
-        }
         let held = Held { dtype: self.recipe.dtype, nf4: self.recipe.quantization == Quantization::Nf4 };
         let trained = self.adapter.parameters() as u64;
         let reserve = home::train_reserve(config, self.budget.largest, trained);
@@ -160,7 +158,7 @@ impl<'a> Run<'a> {
         if found.spills_moments {
             self.optimizer.spill(&self.recipe.output)?;
         }
-        decoder.arrange(found.streams, (found.inputs == Inputs::Spilled).then_some(&self.recipe.output))?;
+        decoder.arrange(found.streams, (found.keep == Keep::SpilledInputs).then_some(&self.recipe.output))?;
         decoder.adapt(&self.adapter)?;
         self.arrangement = Some(found);
         self.decoder = Some(decoder);

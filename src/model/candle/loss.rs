@@ -22,7 +22,7 @@ use crate::model::decoder::Decoder;
 use crate::model::dropout::Dropout;
 use crate::model::names;
 use crate::model::packed::Packed;
-use crate::model::training::{Balance, Gradients, Inputs, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
+use crate::model::training::{Balance, Gradients, Keep, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
 
 /// What the way back is multiplied by, and what its gradients are afterwards. Half precision goes back with the whole factor
 /// (a step's scale of the loss is what keeps its gradients from vanishing); f32 is multiplied once it is there.
@@ -54,14 +54,15 @@ impl Trainable for CandleDecoder {
     }
 
     /// Those of the micro-batches that are computed side by side. In a device's memory their place is reserved.
-    fn walk_bytes(&self, _: usize, largest: usize, _: Inputs) -> u64 {
+    fn walk_bytes(&self, _: usize, largest: usize, keep: Keep) -> u64 {
         if self.residence.is_device() {
             return 0;
         }
         let at_once = if self.device.is_cpu() { rayon::current_num_threads() } else { 1 };
         let whole: usize = self.whole.iter().map(|(_, var)| var.elem_count()).sum();
         // Of a whole tensor, its gradient as a tensor and as plain numbers.
-        at_once as u64 * (batch_bytes(&self.config, largest as u64, largest as u64, true) + 8 * whole as u64)
+        let graph = batch_bytes(&self.config, largest as u64, largest as u64, keep != Keep::Activations);
+        at_once as u64 * (graph + 8 * whole as u64)
     }
 
     fn losses(&self, batches: &[MicroBatch], options: &LossOptions) -> Result<Vec<Loss>> {

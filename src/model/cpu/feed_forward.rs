@@ -9,7 +9,7 @@ use super::CpuDecoder;
 use super::layer::Visit;
 use super::linear::{LowRank, Span, add_to, spans_of};
 use super::routing::{Routed, choose};
-use super::workspace::{ExpertInput, Low, ROWS_A_TASK, Workspace, take};
+use super::workspace::{ExpertInput, Inner, Low, ROWS_A_TASK, Workspace, take};
 use crate::kernel::product::{Block, Kernels, Rows, Term};
 use crate::kernel::{Element, Matrix, Shared, rows};
 use crate::model::config::{Activation, Mixture};
@@ -70,12 +70,13 @@ impl<E: Element> CpuDecoder<E> {
     }
 
     pub(super) fn dense(&self, visit: &Visit, normed: &[E], out: &mut [f32], space: &mut Workspace<E>) {
-        let Workspace { gated, low, .. } = space;
+        let Workspace { gated, low, inner, .. } = space;
         let count = out.len() / self.width();
         let x = Rows { numbers: &normed[..out.len()], step: self.width() };
         let [inputs, output] = &visit.layer.pairs.experts[0];
         let weights = [DENSE.w1, DENSE.w3].map(|place| visit.weights.matrix(place));
-        self.gate(visit).fill((x, count, visit.spans), inputs, weights, low, gated);
+        let inner = inner.as_mut().map(|inner| &mut inner[0]);
+        self.gate(visit).fill((x, count, visit.spans), inputs, weights, low, (gated, inner));
         let gated = self.gated(visit, gated, count);
         let low = output.project(&self.kernels, gated, count, visit.spans, low);
         let terms = output.terms(0, gated, visit.weights.matrix(DENSE.w2), low);
@@ -86,7 +87,7 @@ impl<E: Element> CpuDecoder<E> {
     /// experts (Mixtral of Experts, arXiv 2401.04088, section 2.1).
     pub(super) fn mixture(&self, visit: &Visit, input: &ExpertInput<E>, out: &mut [f32], space: &mut Workspace<E>) {
         let (width, normed) = (self.width(), &input.normed);
-        let Workspace { gathered, gated, low, .. } = space;
+        let Workspace { gathered, gated, low, inner, .. } = space;
         let visited = |expert: usize| visit.places.contains(&places_of_expert(expert).w1);
         let experts = input.routed.iter().enumerate();
         for (expert, chosen) in experts.filter(|(expert, chosen)| visited(*expert) && !chosen.rows.is_empty()) {
@@ -99,7 +100,8 @@ impl<E: Element> CpuDecoder<E> {
             let [inputs, output] = &visit.layer.pairs.experts[expert];
             let weights = [places.w1, places.w3].map(|place| visit.weights.matrix(place));
             let spans = spans_of(visit.spans, &chosen.rows);
-            self.gate(visit).fill((x, count, &spans), inputs, weights, low, gated);
+            let inner = inner.as_mut().map(|inner| &mut inner[expert]);
+            self.gate(visit).fill((x, count, &spans), inputs, weights, low, (gated, inner));
             let gated = self.gated(visit, gated, count);
             let low = output.project(&self.kernels, gated, count, &spans, low);
             let terms = output.terms(0, gated, visit.weights.matrix(places.w2), low);
@@ -163,22 +165,28 @@ impl<E: Element> CpuDecoder<E> {
 }
 
 impl<E: Element> Gate<'_, E> {
-    /// `activation(w1 x) * w3 x` of `count` rows: (count, intermediate).
+    /// `activation(w1 x) * w3 x` of `count` rows: (count, intermediate). Both products are left in `kept`, if there is one.
     fn fill(
         &self,
         (x, count, spans): (Rows<E>, usize, &[Span]),
         pairs: &LowRank,
         [w1, w3]: [Matrix; 2],
         low: &mut Low<E>,
-        gated: &mut Vec<E>,
+        (gated, kept): (&mut Vec<E>, Option<&mut Inner>),
     ) {
         let low = pairs.project(self.kernels, x, count, spans, low);
         let (gate, up) = (pairs.terms(0, x, w1, low), pairs.terms(1, x, w3, low));
         let (inner, isa) = (self.inner, self.kernels.isa);
         let out = Shared::new(take(gated, count * inner));
+        let kept = kept.map(|kept| kept.each_mut().map(|numbers| Shared::new(take(numbers, count * inner))));
         self.kernels.multiply(count, [&gate, &up], |Block { rows, columns, sums: [gate, up] }: Block<2>| {
-            // SAFETY: every row and column is finished once.
-            let out = unsafe { out.strip(rows.start * inner + columns.start, inner, rows.len(), columns.len()) };
+            let first = rows.start * inner + columns.start;
+            for (kept, sums) in kept.iter().flatten().zip([&gate, &up]) {
+                // SAFETY: every row and column is finished once.
+                rows::put_block(isa, sums, unsafe { kept.strip(first, inner, rows.len(), columns.len()) });
+            }
+            // SAFETY: as above.
+            let out = unsafe { out.strip(first, inner, rows.len(), columns.len()) };
             match self.activation {
                 Activation::Silu => rows::silu_block(isa, gate, up, out),
                 Activation::GeluTanh => rows::gelu_block(isa, gate, up, out),

@@ -24,9 +24,15 @@ pub struct Workspace<E> {
     pub logits: Vec<f32>,     // (rows, experts)
     pub update: Vec<f32>,     // (rows, hidden), where it is normed before it is added
 
+    /// By expert, a dense feed-forward being one: what its gate and its up return, where a training step keeps them.
+    pub inner: Option<Vec<Inner>>,
+
     /// By chunk of the wave, where a layer's experts are in several groups.
     inputs: Vec<ExpertInput<E>>,
 }
+
+/// What gate and up return for an expert's rows, (rows, intermediate) each.
+pub type Inner = [Vec<f32>; 2];
 
 /// What a feed-forward reads of the rows in hand.
 #[derive(Default)]
@@ -67,7 +73,8 @@ pub struct Low<E> {
 /// The first `count` numbers of a buffer, which grows if it must. What they hold is of an earlier use.
 pub fn take<T: Copy + Default>(buffer: &mut Vec<T>, count: usize) -> &mut [T] {
     if buffer.len() < count {
-        buffer.resize(count, T::default());
+        // Of plain zeros, whose pages are made by the threads that write them.
+        *buffer = vec![T::default(); count];
     }
     &mut buffer[..count]
 }

@@ -15,7 +15,7 @@ use crate::memory::Memory;
 use crate::model::candle::{batch_bytes, kept_bytes};
 use crate::model::config::ModelConfig;
 use crate::model::device::CONTEXT;
-use crate::model::training::Inputs;
+use crate::model::training::Keep;
 use crate::model::{cpu, names};
 use crate::train::arrangement::{Arrangement, Sizes};
 use crate::train::budget::{MOMENTS, program};
@@ -23,7 +23,7 @@ use crate::train::recipe::{Quantization, Recipe};
 use crate::weights::Dtype;
 
 /// Of one micro-batch.
-const INPUTS_ROW: &str = "layer inputs";
+const KEPT_ROW: &str = "kept for the way back";
 const WORKSPACE_ROW: &str = "workspace";
 const LINEARS_ROW: &str = "frozen linears";
 const GRADIENTS_ROW: &str = "gradients";
@@ -54,6 +54,7 @@ pub struct Needs {
     dtype: Dtype,
     micro_batch: usize,
     accumulation: usize,
+    recompute: bool,
     /// Bytes of the frozen linears, by layer.
     linears: Vec<u64>,
 }
@@ -79,9 +80,10 @@ impl Needs {
         let linears_row = Held { whole: linears.iter().sum(), by_layer: two };
         let ends = (all - in_linears) * recipe.dtype.bytes() as u64;
         let tokens = recipe.batch.dialogues * recipe.max_tokens;
-        let walk = walk_bytes(recipe.dtype, config, tokens, tokens, Inputs::InMemory);
-        let inputs = cpu::spilled_bytes(config, tokens);
         let (long, recompute) = (recipe.max_tokens as u64, recipe.recompute);
+        let keep = if recompute { Keep::Inputs } else { Keep::Activations };
+        let walk = walk_bytes(recipe.dtype, config, tokens, tokens, keep);
+        let left = left_bytes(recipe.dtype, config, tokens, keep);
         let graph = batch_bytes(config, tokens as u64, long, recompute);
         let kept = kept_bytes(config, tokens as u64, long, recompute);
         let row = |what, machine, card| Row { what, machine: Held::both(machine), card: Held::both(card) };
@@ -91,12 +93,13 @@ impl Needs {
             row("adapter", 8 * trained, 4 * trained),
             row(GRADIENTS_ROW, 4 * trained, 4 * trained),
             row(MOMENTS_ROW, MOMENTS * trained, 0),
-            row(INPUTS_ROW, inputs, kept),
-            row(WORKSPACE_ROW, walk - inputs, graph - kept),
+            row(KEPT_ROW, left, kept),
+            row(WORKSPACE_ROW, walk - left, graph - kept),
             row("the program", program(config.vocab_size), 0),
         ];
         let accumulation = recipe.batch.accumulation;
-        Needs { rows, config: config.clone(), dtype: recipe.dtype, micro_batch: tokens, accumulation, linears }
+        let (config, dtype) = (config.clone(), recipe.dtype);
+        Needs { rows, config, dtype, micro_batch: tokens, accumulation, recompute, linears }
     }
 
     /// On the machine and on a card, in all.
@@ -125,7 +128,7 @@ impl Needs {
     /// What a run with that budget does on this machine.
     pub fn within(&self, memory: Memory) -> Arrangement {
         let (moments, all) = (self.row(MOMENTS_ROW).machine.whole, self.in_all().0);
-        let beside = self.row(INPUTS_ROW).machine.whole + self.row(WORKSPACE_ROW).machine.whole + moments;
+        let beside = self.row(KEPT_ROW).machine.whole + self.row(WORKSPACE_ROW).machine.whole + moments;
         let sizes = Sizes {
             memory: memory.0,
             held: 0, // what is not the model is counted with it
@@ -133,11 +136,12 @@ impl Needs {
             whole: all.whole - beside,
             streamed: Some(all.by_layer - beside),
             layers: self.linears.iter().sum(),
+            recompute: self.recompute,
             inputs: Some(cpu::spilled_bytes(&self.config, self.micro_batch)),
             micro_batches: self.accumulation,
         };
-        sizes.arrange(|count, inputs| {
-            walk_bytes(self.dtype, &self.config, count * self.micro_batch, self.micro_batch, inputs)
+        sizes.arrange(|count, keep| {
+            walk_bytes(self.dtype, &self.config, count * self.micro_batch, self.micro_batch, keep)
         })
     }
 
@@ -179,11 +183,19 @@ impl fmt::Display for Needs {
 }
 
 /// Of so many tokens, `largest` in one micro-batch, in the kernels' home.
-fn walk_bytes(dtype: Dtype, config: &ModelConfig, tokens: usize, largest: usize, inputs: Inputs) -> u64 {
+fn walk_bytes(dtype: Dtype, config: &ModelConfig, tokens: usize, largest: usize, keep: Keep) -> u64 {
     let threads = rayon::current_num_threads();
     match dtype {
-        Dtype::BF16 => cpu::walk_bytes::<bf16>(config, tokens, largest, threads, inputs),
-        Dtype::F32 | Dtype::F16 => cpu::walk_bytes::<f32>(config, tokens, largest, threads, inputs),
+        Dtype::BF16 => cpu::walk_bytes::<bf16>(config, tokens, largest, threads, keep),
+        Dtype::F32 | Dtype::F16 => cpu::walk_bytes::<f32>(config, tokens, largest, threads, keep),
+    }
+}
+
+/// What of it the way forward leaves behind.
+fn left_bytes(dtype: Dtype, config: &ModelConfig, tokens: usize, keep: Keep) -> u64 {
+    match dtype {
+        Dtype::BF16 => cpu::left_bytes::<bf16>(config, tokens, keep),
+        Dtype::F32 | Dtype::F16 => cpu::left_bytes::<f32>(config, tokens, keep),
     }
 }
 

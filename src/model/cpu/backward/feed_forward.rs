@@ -8,10 +8,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Portion;
+use super::Between;
 use super::linear::{self, Seen};
 use super::router;
-use crate::kernel::backward::{self, Gate, Inner};
+use crate::kernel::backward::{self, Gate};
 use crate::kernel::product::{Block, Rows, Term};
 use crate::kernel::{Element, Isa, Matrix, PANEL_WIDTH, Shared, rows};
 use crate::model::config::Activation;
@@ -20,7 +20,7 @@ use crate::model::cpu::feed_forward::{DENSE, Places, places_of_expert};
 use crate::model::cpu::layer::Visit;
 use crate::model::cpu::linear::{LowRank, Span, runs, spans_of, within};
 use crate::model::cpu::routing::Routed;
-use crate::model::cpu::workspace::{Low, ROWS_A_TASK, Workspace, take};
+use crate::model::cpu::workspace::{Inner, Low, ROWS_A_TASK, Workspace, take};
 use crate::model::training::PairGradient;
 
 /// Buffers of one walk.
@@ -60,6 +60,8 @@ struct Through<'a> {
     /// `None`: each counts once.
     weights: Option<&'a [f32]>,
     spans: &'a [Span],
+    /// What gate and up returned for them, where it was kept.
+    inner: Option<[&'a [f32]; 2]>,
 }
 
 impl<E: Element> CpuDecoder<E> {
@@ -68,9 +70,8 @@ impl<E: Element> CpuDecoder<E> {
     pub(super) fn feed_forward_back(
         &self,
         visit: &Visit,
-        middle: &[f32],
+        Between { middle, inner, portion }: Between,
         gradient: &mut [f32],
-        portion: &Portion,
         (space, scratch): (&mut Workspace<E>, &mut Scratch<E>),
         sums: &mut [Option<PairGradient>],
     ) {
@@ -78,10 +79,10 @@ impl<E: Element> CpuDecoder<E> {
         self.norm_rows(middle, &visit.layer.feed_forward_norm, take(&mut space.normed, middle.len()));
         take(&mut scratch.of_normed, middle.len()).fill(0.0);
         match self.config.mixture_of(visit.index) {
-            None => self.dense_back(visit, space, scratch, sums),
+            None => self.dense_back(visit, inner, space, scratch, sums),
             Some(mixture) => {
                 let routed = self.route(visit, mixture, middle, space);
-                let of_weights = self.experts_back(visit, &routed, space, scratch, sums);
+                let of_weights = self.experts_back(visit, &routed, inner, space, scratch, sums);
                 let logits = &space.logits[..visit.packed.len() * mixture.experts];
                 let routes = router::Routes {
                     mixture,
@@ -137,6 +138,7 @@ impl<E: Element> CpuDecoder<E> {
     fn dense_back(
         &self,
         visit: &Visit,
+        inner: Option<&[Inner]>,
         space: &Workspace<E>,
         scratch: &mut Scratch<E>,
         sums: &mut [Option<PairGradient>],
@@ -150,7 +152,8 @@ impl<E: Element> CpuDecoder<E> {
             let x = rows_of(&space.normed[part.clone()]);
             let g = rows_of(&of_output[part]);
             let (rows, spans) = (run.clone().collect::<Vec<usize>>(), within(visit.spans, &run));
-            let through = Through { places, pairs, rows: &rows, weights: None, spans: &spans };
+            let inner = inner.map(|inner| self.rows_of(&inner[0], &run, visit.index));
+            let through = Through { places, pairs, rows: &rows, weights: None, spans: &spans, inner };
             self.expert_back(visit, through, (x, g), expert, sums);
             self.input_back(visit, through, x, expert, of_normed, sums);
         }
@@ -161,6 +164,7 @@ impl<E: Element> CpuDecoder<E> {
         &self,
         visit: &Visit,
         routed: &[Routed],
+        inner: Option<&[Inner]>,
         space: &Workspace<E>,
         scratch: &mut Scratch<E>,
         sums: &mut [Option<PairGradient>],
@@ -178,13 +182,21 @@ impl<E: Element> CpuDecoder<E> {
                 gather(of_output, rows, width, &mut g);
                 let rows_of = |numbers| Rows { numbers, step: width };
                 let (read, gained) = (rows_of(&x[..run.len() * width]), rows_of(&g[..run.len() * width]));
-                let through = Through { places, pairs, rows, weights: Some(&chosen.weights[run]), spans: &spans };
+                let inner = inner.map(|inner| self.rows_of(&inner[expert], &run, visit.index));
+                let weights = Some(&chosen.weights[run]);
+                let through = Through { places, pairs, rows, weights, spans: &spans, inner };
                 of_weights[expert].extend(self.expert_back(visit, through, (read, gained), work, sums));
                 self.input_back(visit, through, read, work, of_normed, sums);
                 (work.x, work.g) = (x, g);
             }
         }
         of_weights
+    }
+
+    /// What gate and up returned for a run of an expert's rows.
+    fn rows_of<'a>(&self, inner: &'a Inner, run: &Range<usize>, layer: usize) -> [&'a [f32]; 2] {
+        let width = self.config.feed_forward_width(layer);
+        inner.each_ref().map(|numbers| &numbers[run.start * width..run.end * width])
     }
 
     /// From the gradient `g` of an expert's output to those of its gate and up, with the sums of its w2. Returns the
@@ -197,20 +209,23 @@ impl<E: Element> CpuDecoder<E> {
         work: &mut Expert<E>,
         sums: &mut [Option<PairGradient>],
     ) -> Vec<f32> {
-        let Through { places, pairs: [inputs, output], rows, weights, spans } = through;
+        let Through { places, pairs: [inputs, output], rows, weights, spans, inner: kept } = through;
         let (count, inner) = (rows.len(), self.config.feed_forward_width(visit.index));
         let w2 = visit.weights.matrix(places.w2);
-        let u = inputs.project(&self.kernels, x, count, spans, &mut work.low[0]);
-        for (place, weight, out) in [(0, places.w1, &mut work.gate), (1, places.w3, &mut work.up)] {
-            let terms = inputs.terms(place, x, visit.weights.matrix(weight), u);
-            self.put(count, &terms, take(out, count * inner), inner);
+        if kept.is_none() {
+            let u = inputs.project(&self.kernels, x, count, spans, &mut work.low[0]);
+            for (place, weight, out) in [(0, places.w1, &mut work.gate), (1, places.w3, &mut work.up)] {
+                let terms = inputs.terms(place, x, visit.weights.matrix(weight), u);
+                self.put(count, &terms, take(out, count * inner), inner);
+            }
         }
         let [_, of_low] = &mut work.v;
         output.back(&self.kernels, &[g], count, of_low);
         let v = Rows { numbers: &work.v[1][..count * output.ranks], step: output.ranks };
+        let [gate, up] = kept.unwrap_or([&work.gate, &work.up]);
         let hidden = Hidden {
-            gate: &work.gate,
-            up: &work.up,
+            gate,
+            up,
             hidden: Shared::new(take(&mut work.hidden, count * inner)),
             of_gate: Shared::new(take(&mut work.of_gate, count * inner)),
             of_up: Shared::new(take(&mut work.of_up, count * inner)),
@@ -321,7 +336,7 @@ impl<E: Element> Hidden<'_, E> {
             let product = row * panels + panel;
             // SAFETY: every row and column is finished once.
             unsafe {
-                let inner = Inner {
+                let inner = backward::Inner {
                     gate: &self.gate[at.clone()],
                     up: &self.up[at.clone()],
                     gradient: &sums[..columns.len()],

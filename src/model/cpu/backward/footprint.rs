@@ -5,7 +5,7 @@ use crate::kernel::product::padded;
 use crate::kernel::{Element, PANEL_WIDTH};
 use crate::model::config::ModelConfig;
 use crate::model::cpu::linear::UNIT;
-use crate::model::training::Inputs;
+use crate::model::training::Keep;
 
 /// A thread's buffers of a product: two runs of sums, panels, rows being decoded.
 const THREAD: usize = 4 << 20;
@@ -13,21 +13,14 @@ const THREAD: usize = 4 << 20;
 const TOKEN: usize = 64;
 
 /// Bytes of a walk of so many `tokens`, `largest` in one micro-batch.
-pub fn walk_bytes<E: Element>(
-    config: &ModelConfig,
-    tokens: usize,
-    largest: usize,
-    threads: usize,
-    inputs: Inputs,
-) -> u64 {
+pub fn walk_bytes<E: Element>(config: &ModelConfig, tokens: usize, largest: usize, threads: usize, keep: Keep) -> u64 {
     let state = 4 * config.hidden_size;
     let portion = tokens.min(PORTION.max(largest));
-    // The states, their gradients, and every layer's input, or that of a portion as it is read again.
-    let kept = match inputs {
-        Inputs::InMemory => tokens * (config.num_hidden_layers + 2) * state,
-        Inputs::Spilled => (2 * tokens + portion) * state,
-    };
-    let bytes = kept
+    // A file's inputs are read again a portion at a time.
+    let read_again = if keep == Keep::SpilledInputs { portion * state } else { 0 };
+    let bytes = left_bytes::<E>(config, tokens, keep) as usize
+        + read_again
+        + 2 * tokens * state // the states and their gradients
         + tokens * TOKEN
         + portion * (attention::<E>(config) + feed_forward::<E>(config) + state)
         + portion.min(UNIT) * expert::<E>(config)
@@ -36,9 +29,29 @@ pub fn walk_bytes<E: Element>(
     bytes as u64
 }
 
-/// Bytes on the disk of all layers' inputs.
+/// Bytes of all layers' inputs.
 pub fn spilled_bytes(config: &ModelConfig, tokens: usize) -> u64 {
     (4 * config.hidden_size * config.num_hidden_layers * tokens) as u64
+}
+
+/// Bytes in memory of what the way forward leaves behind of `tokens`.
+pub fn left_bytes<E: Element>(config: &ModelConfig, tokens: usize, keep: Keep) -> u64 {
+    let activations = |layer| (tokens * activations::<E>(config, layer)) as u64;
+    match keep {
+        Keep::SpilledInputs => 0,
+        Keep::Inputs => spilled_bytes(config, tokens),
+        Keep::Activations => {
+            spilled_bytes(config, tokens) + (0..config.num_hidden_layers).map(activations).sum::<u64>()
+        }
+    }
+}
+
+/// A token's activations in a layer, see [`super::kept::Activations`].
+fn activations<E: Element>(config: &ModelConfig, layer: usize) -> usize {
+    let (heads, step) = (config.num_attention_heads, padded::<E>(config.head_dim));
+    let attention = (heads + 2 * config.num_key_value_heads) * step + heads * config.head_dim;
+    let experts = config.mixture_of(layer).map_or(1, |mixture| mixture.top_k);
+    size_of::<E>() * attention + 4 * (config.hidden_size + 2 * experts * config.feed_forward_width(layer))
 }
 
 /// A token in attention, both ways.

@@ -1,6 +1,7 @@
 //! Training on the kernels: the losses of micro-batches and their gradient by the adapter, each layer visited twice.
 //!
-//! Forwards each layer leaves its input behind; backwards it is computed again from that input and gone back through by
+//! Forwards each layer leaves its input behind; backwards it is computed again from that input, unless there is memory to keep
+//! what it computed ([`kept`]), and gone back through by
 //! hand ([`attention`], [`feed_forward`], [`router`], [`linear`]; the loss is [`head`]'s). So one layer's activations are
 //! held, whatever the depth, and streamed weights are read twice, however many micro-batches walk together.
 //!
@@ -16,7 +17,7 @@ mod kept;
 mod linear;
 mod router;
 
-pub use footprint::{spilled_bytes, walk_bytes};
+pub use footprint::{left_bytes, spilled_bytes, walk_bytes};
 
 use std::path::Path;
 
@@ -29,7 +30,7 @@ use super::layer::Visit;
 use super::linear::Span;
 use super::routing::{choose, softmax};
 use super::weights::Visited;
-use super::workspace::{ROWS_A_TASK, Workspace, take};
+use super::workspace::{Inner, ROWS_A_TASK, Workspace, take};
 use crate::kernel::product::{Block, Term};
 use crate::kernel::{Element, Shared, backward, rows};
 use crate::model::adapter::Adapter;
@@ -37,8 +38,8 @@ use crate::model::decoder::{Decoder, Pasts};
 use crate::model::dropout::Dropout;
 use crate::model::names::ATTENTION_LINEARS;
 use crate::model::packed::Packed;
-use crate::model::training::{Balance, Gradients, Inputs, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
-use kept::Kept;
+use crate::model::training::{Balance, Gradients, Keep, Loss, LossOptions, MicroBatch, PairGradient, Trainable};
+use kept::{Activations, Kept};
 
 /// Tokens of a portion: packing a panel is a small part of multiplying it, for each of some experts too.
 const PORTION: usize = 4096;
@@ -60,6 +61,15 @@ struct Walk {
     states: Vec<Vec<f32>>, // by portion: (tokens, hidden)
     /// By micro-batch of each portion; none for a dense model.
     balances: Vec<Vec<Balance>>,
+}
+
+/// What a layer was between attention and feed-forward.
+#[derive(Clone, Copy)]
+struct Between<'a> {
+    middle: &'a [f32], // (tokens, hidden): the states
+    /// What gates and ups returned, by expert, where it was kept.
+    inner: Option<&'a [Inner]>,
+    portion: &'a Portion,
 }
 
 /// Buffers of the way back.
@@ -88,8 +98,8 @@ impl<E: Element> Trainable for CpuDecoder<E> {
         self.layers_bytes as u64
     }
 
-    fn walk_bytes(&self, tokens: usize, largest: usize, inputs: Inputs) -> u64 {
-        walk_bytes::<E>(&self.config, tokens, largest, rayon::current_num_threads(), inputs)
+    fn walk_bytes(&self, tokens: usize, largest: usize, keep: Keep) -> u64 {
+        walk_bytes::<E>(&self.config, tokens, largest, rayon::current_num_threads(), keep)
     }
 
     fn spilled_bytes(&self, tokens: usize) -> Option<u64> {
@@ -109,7 +119,7 @@ impl<E: Element> Trainable for CpuDecoder<E> {
         rayon::scope(|_| {
             let mut walk = self.begin(batches, 0.0)?;
             self.workspaces.with(|space| {
-                (0..self.layers.len()).try_for_each(|layer| self.forward_layer(layer, &mut walk, space))
+                (0..self.layers.len()).try_for_each(|layer| self.forward_layer(layer, &mut walk, space, None))
             })?;
             self.losses_of(&walk, options, None, &mut head::Scratch::default())
         })
@@ -127,10 +137,10 @@ impl<E: Element> Trainable for CpuDecoder<E> {
             self.add_noise(batches, options, &mut walk);
             let mut scratch = Scratch::default();
             self.workspaces.with(|space| {
-                let mut kept = Kept::new(self.layers.len(), &walk.states, self.spill.as_deref())?;
+                let mut kept = Kept::new(self.layers.len(), &walk.states, self.spill.as_deref(), !options.recompute)?;
                 for layer in 0..self.layers.len() {
                     kept.keep(layer, &walk.states)?;
-                    self.forward_layer(layer, &mut walk, space)?;
+                    self.forward_layer(layer, &mut walk, space, kept.activations(layer))?;
                 }
                 let mut gradients: Vec<Vec<f32>> = walk.states.iter().map(|states| vec![0.0; states.len()]).collect();
                 let out = Some((factor, &mut gradients[..]));
@@ -173,15 +183,32 @@ impl<E: Element> CpuDecoder<E> {
         }
     }
 
-    fn forward_layer(&self, layer: usize, walk: &mut Walk, space: &mut Workspace<E>) -> Result<()> {
+    /// With `kept`, what each portion's way back needs is left in it.
+    fn forward_layer(
+        &self,
+        layer: usize,
+        walk: &mut Walk,
+        space: &mut Workspace<E>,
+        mut kept: Option<&mut Vec<Activations<E>>>,
+    ) -> Result<()> {
         let visited = self.weights.visit(layer, 0)?;
         for ((portion, states), balances) in walk.portions.iter().zip(&mut walk.states).zip(&mut walk.balances) {
             let visit = self.visit_with(layer, &visited, portion)?;
             self.attention(&visit, 0..portion.packed.len(), states, &mut Pasts::None, space);
+            let activations = kept.as_ref().map(|_| Activations::of_attention(space, states));
+            space.inner = activations.as_ref().map(|_| vec![Inner::default(); self.experts(layer)]);
             self.feed_forward(&visit, None, states, space);
+            if let (Some(kept), Some(activations)) = (&mut kept, activations) {
+                kept.push(activations.with_inner(space));
+            }
             self.count(layer, portion, &space.logits, balances);
         }
         Ok(())
+    }
+
+    /// A dense feed-forward is one.
+    fn experts(&self, layer: usize) -> usize {
+        self.config.mixture_of(layer).map_or(1, |mixture| mixture.experts)
     }
 
     fn visit_with<'a>(&'a self, layer: usize, visited: &'a Visited, portion: &'a Portion) -> Result<Visit<'a>> {
@@ -237,21 +264,33 @@ impl<E: Element> CpuDecoder<E> {
         &self,
         layer: usize,
         portions: &[Portion],
-        kept: &mut Kept,
+        kept: &mut Kept<E>,
         gradients: &mut [Vec<f32>],
         (space, scratch): (&mut Workspace<E>, &mut Scratch<E>),
         sums: &mut Gradients,
     ) -> Result<()> {
         let visited = self.weights.visit(layer, 0)?;
         let mut of_layer = self.take_sums(layer, sums);
+        let mut activations = kept.activations(layer).map(std::mem::take).unwrap_or_default().into_iter();
         for (index, (portion, gradient)) in portions.iter().zip(gradients).enumerate() {
             let input = kept.input(layer, index)?;
             let visit = self.visit_with(layer, &visited, portion)?;
-            let middle = take(&mut scratch.middle, input.len());
-            middle.copy_from_slice(input);
-            self.attention(&visit, 0..portion.packed.len(), middle, &mut Pasts::None, space);
+            let inner = match activations.next() {
+                Some(activations) => {
+                    let (middle, inner) = activations.restore(space);
+                    scratch.middle = middle;
+                    Some(inner)
+                }
+                None => {
+                    let middle = take(&mut scratch.middle, input.len());
+                    middle.copy_from_slice(input);
+                    self.attention(&visit, 0..portion.packed.len(), middle, &mut Pasts::None, space);
+                    None
+                }
+            };
+            let between = Between { middle: &scratch.middle[..input.len()], inner: inner.as_deref(), portion };
             let buffers = (&mut *space, &mut scratch.feed_forward);
-            self.feed_forward_back(&visit, middle, gradient, portion, buffers, &mut of_layer);
+            self.feed_forward_back(&visit, between, gradient, buffers, &mut of_layer);
             self.attention_back(
                 &visit,
                 input,
