@@ -194,3 +194,47 @@ fn terms_add_up() {
     ];
     assert_eq!(product(Isa::best(), 1, &terms), [6.0 + 10.0, 0.5 - 3.0 + 20.0]);
 }
+
+/// Heads of `together` columns, of three matrices of so many heads each: (rows, columns) by matrix.
+fn beside(isa: Isa, count: usize, together: usize, matrices: &[Matrix; 3], x: &[bf16], step: usize) -> [Vec<f32>; 3] {
+    let out = matrices.map(|matrix| Mutex::new(vec![f32::NAN; count * matrix.rows]));
+    let terms = matrices.map(|matrix| [Term::along(Rows { numbers: x, step }, matrix)]);
+    let sets = terms.each_ref().map(|terms| [&terms[..]]);
+    Kernels::<bf16>::new(isa).multiply_beside(count, together, &sets, |which, mut sums| {
+        assert_eq!((sums.columns.start % together, sums.columns.end % together), (0, 0), "whole heads");
+        let mut out = out[which].lock().unwrap();
+        for first in sums.columns.clone().step_by(together) {
+            for row in sums.rows.clone() {
+                let at = row * matrices[which].rows + first;
+                out[at..at + together].copy_from_slice(sums.line(row, first..first + together));
+            }
+        }
+    });
+    out.map(|out| out.into_inner().unwrap())
+}
+
+#[test]
+fn products_side_by_side_are_those_alone() {
+    let (count, columns) = (101, 66);
+    for (together, depth) in
+        [(64, columns), (128, columns), (96, columns), (80, columns), (24, columns), (96, 5 * DEPTH)]
+    {
+        let x = activations::<bf16>(&random(count * depth, 7), count, depth);
+        let heads = [5, 2, 2].map(|heads| heads * together);
+        let numbers = [0, 1, 2].map(|which| random(heads[which] * depth, 8 + which as u64));
+        let matrix = |which: usize| Matrix {
+            rows: heads[which],
+            columns: depth,
+            numbers: Numbers::F32(bytes_of(&numbers[which])),
+            rounded_to_f16: false,
+        };
+        let matrices = [0, 1, 2].map(matrix);
+        for isa in Isa::supported() {
+            let found = beside(isa, count, together, &matrices, &x, depth);
+            for (found, matrix) in found.iter().zip(matrices) {
+                let alone = product(isa, count, &[Term::along(Rows { numbers: &x[..], step: depth }, matrix)]);
+                assert_eq!(*found, alone, "{isa:?}, heads of {together}");
+            }
+        }
+    }
+}
