@@ -20,8 +20,7 @@
 //!
 //! What an implementation computes more often than that (scores twice, `A x` again) does not count in its favour; with
 //! `--keep-activations` what is "again" is counted all the same and not computed, so its `flops` are those of the same step
-//! otherwise. `share`
-//! is `flops / seconds` of the registers' multiply-add peak on as many threads, `share_of_gemm` of what this program's own
+//! otherwise. `share` is `flops / seconds` of the registers' multiply-add peak on as many threads, `share_of_gemm` of what this program's own
 //! kernels reach in one large product (2,048 rows, 4,096 x 14,336), both measured in the same run.
 
 mod peak;

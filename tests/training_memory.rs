@@ -115,9 +115,10 @@ fn the_plan_is_the_peak_within_a_tenth() {
         ("mixtral", mixture, ["2GiB", "200MiB"]),
     ] {
         let place = workshop(&config);
-        let kept = [(memories[0], "recompute = false\n")];
-        for (memory, option) in memories.map(|memory| (memory, "")).into_iter().chain(kept) {
-            place.write("recipe.toml", &format!("{option}{}", recipe(family, &format!("{memory}{}", option.len()))));
+        let kept = (memories[0], false);
+        for (memory, recompute) in memories.map(|memory| (memory, true)).into_iter().chain([kept]) {
+            let recipe = recipe(family, &format!("{memory}-{recompute}"));
+            place.write("recipe.toml", &format!("recompute = {recompute}\n{recipe}"));
             let run = ["finetune", "recipe.toml", "--memory", memory, "--threads", "2"];
             let plan = place.run(&[&run[..], &["--plan"]].concat()).done();
             let (planned, peak) = (planned(&plan), peak_of(place.command(&run)) as f64);

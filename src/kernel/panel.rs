@@ -8,14 +8,21 @@ use super::element::bytes_of;
 use super::isa::for_every_isa;
 use super::rows::round;
 use super::tile::{Steps, WIDTH};
-use super::unit::{Unit, lay, prefetch, prefetch_line};
+#[cfg(target_arch = "x86_64")]
+use super::unit::{CACHE_LINE, prefetch_line};
+use super::unit::{Unit, lay, prefetch};
 use super::{Element, Isa, Matrix};
 
 /// Rows that are asked for before they are read across: they lie far apart.
 const AHEAD: usize = 8;
-/// Rows that are transposed side by side, and groups (a line of the cache of each row) that are asked for before they are.
+/// Rows that are transposed side by side.
+#[cfg(target_arch = "x86_64")]
 const STRIP: usize = 16;
-const GROUPS_AHEAD: usize = 8 * 16;
+/// Groups of a row in a line of the cache, and how many are asked for before they are read.
+#[cfg(target_arch = "x86_64")]
+const GROUPS_A_LINE: usize = CACHE_LINE / 4;
+#[cfg(target_arch = "x86_64")]
+const GROUPS_AHEAD: usize = 8 * GROUPS_A_LINE;
 
 /// Buffers of one thread, reused from panel to panel.
 #[derive(Default)]
@@ -153,7 +160,7 @@ unsafe fn transpose<const WIDEN: bool>(
         done = groups / side * side;
         for strip in (0..WIDTH).step_by(STRIP) {
             for group in (0..done).step_by(side) {
-                if group % 16 == 0 {
+                if group % GROUPS_A_LINE == 0 {
                     ask_for((source, row_bytes), strip, group + GROUPS_AHEAD, groups);
                 }
                 for column in (strip..strip + STRIP).step_by(side) {
@@ -186,6 +193,7 @@ unsafe fn transpose<const WIDEN: bool>(
 
 /// Asks for a line of the cache of each row of a strip, or of the next one from its first group on: rows are too short for the
 /// processor to do so by itself, which is what a product with few rows would wait for.
+#[cfg(target_arch = "x86_64")]
 fn ask_for((source, row_bytes): (*const u8, usize), strip: usize, group: usize, groups: usize) {
     let (strip, group) = if group < groups { (strip, group) } else { (strip + STRIP, group - groups) };
     for row in strip..strip + STRIP {

@@ -10,7 +10,7 @@ use super::{Element, Isa};
 
 /// Bytes that memory is read by.
 #[cfg(target_arch = "x86_64")]
-const CACHE_LINE: usize = 64;
+pub(super) const CACHE_LINE: usize = 64;
 
 /// 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,15 +158,12 @@ pub fn prefetch<T>(numbers: &[T]) {
 }
 
 /// Asks for the line that an address is in, which need not exist.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn prefetch_line(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which every x86-64 has; it reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast::<i8>()) };
-    }
-    let _ = address;
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a hint, which every x86-64 has; it reads nothing.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast::<i8>()) };
 }
 
 for_every_isa! {

@@ -113,7 +113,8 @@ impl<E: Element> KeyValues<E> {
             self.keys.resize((block + 1) * size, E::default());
         }
         // Whole groups, whose size the compiler knows: two numbers are not worth a call.
-        let (groups, rest) = (key.chunks_exact(E::GROUP), key.chunks_exact(E::GROUP).remainder());
+        let groups = key.chunks_exact(E::GROUP);
+        let rest = groups.remainder();
         let mut slots = self.keys[block * size..].chunks_exact_mut(E::GROUP).skip(column).step_by(WIDTH);
         for (slot, numbers) in slots.by_ref().zip(groups) {
             slot.copy_from_slice(numbers);

@@ -144,7 +144,7 @@ struct Buffers<E> {
     panels: Vec<u32>,    // of each part of a pass (panels, units, 64)
     laid: Laid,          // a tile's rows, where they are not held as what is multiplied
     sums: [Vec<f32>; 2], // of each product (panels, rows, 64)
-    line: Vec<f32>,
+    line: Vec<f32>,      // what Sums::line gives
 }
 
 /// What is to be multiplied, and how it is cut.

@@ -9,7 +9,7 @@ use super::CpuDecoder;
 use super::layer::Visit;
 use super::linear::{LowRank, Span, add_to, spans_of};
 use super::routing::{Routed, choose};
-use super::workspace::{ExpertInput, Inner, Low, ROWS_A_TASK, Workspace, take};
+use super::workspace::{ExpertInput, GateUp, Low, ROWS_A_TASK, Workspace, take};
 use crate::kernel::product::{Block, Kernels, Rows, Term};
 use crate::kernel::{Element, Matrix, Shared, rows};
 use crate::model::config::{Activation, Mixture};
@@ -172,7 +172,7 @@ impl<E: Element> Gate<'_, E> {
         pairs: &LowRank,
         [w1, w3]: [Matrix; 2],
         low: &mut Low<E>,
-        (gated, kept): (&mut Vec<E>, Option<&mut Inner>),
+        (gated, kept): (&mut Vec<E>, Option<&mut GateUp>),
     ) {
         let low = pairs.project(self.kernels, x, count, spans, low);
         let (gate, up) = (pairs.terms(0, x, w1, low), pairs.terms(1, x, w3, low));

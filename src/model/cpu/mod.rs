@@ -25,7 +25,7 @@ mod workspace;
 
 use std::path::PathBuf;
 
-pub use backward::{left_bytes, spilled_bytes, walk_bytes};
+pub use backward::{input_bytes, left_bytes, walk_bytes};
 pub use load::LoadOptions;
 pub use past::Past;
 

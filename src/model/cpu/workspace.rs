@@ -25,14 +25,14 @@ pub struct Workspace<E> {
     pub update: Vec<f32>,     // (rows, hidden), where it is normed before it is added
 
     /// By expert, a dense feed-forward being one: what its gate and its up return, where a training step keeps them.
-    pub inner: Option<Vec<Inner>>,
+    pub inner: Option<Vec<GateUp>>,
 
     /// By chunk of the wave, where a layer's experts are in several groups.
     inputs: Vec<ExpertInput<E>>,
 }
 
 /// What gate and up return for an expert's rows, (rows, intermediate) each.
-pub type Inner = [Vec<f32>; 2];
+pub type GateUp = [Vec<f32>; 2];
 
 /// What a feed-forward reads of the rows in hand.
 #[derive(Default)]

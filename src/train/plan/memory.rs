@@ -137,7 +137,7 @@ impl Needs {
             streamed: Some(all.by_layer - beside),
             layers: self.linears.iter().sum(),
             recompute: self.recompute,
-            inputs: Some(cpu::spilled_bytes(&self.config, self.micro_batch)),
+            inputs: Some(cpu::input_bytes(&self.config, self.micro_batch)),
             micro_batches: self.accumulation,
         };
         sizes.arrange(|count, keep| {

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::Between;
 use super::linear::{self, Seen};
 use super::router;
-use crate::kernel::backward::{self, Gate};
+use crate::kernel::backward::{self, Gate, Inner};
 use crate::kernel::product::{Block, Rows, Term};
 use crate::kernel::{Element, Isa, Matrix, PANEL_WIDTH, Shared, rows};
 use crate::model::config::Activation;
@@ -20,7 +20,7 @@ use crate::model::cpu::feed_forward::{DENSE, Places, places_of_expert};
 use crate::model::cpu::layer::Visit;
 use crate::model::cpu::linear::{LowRank, Span, runs, spans_of, within};
 use crate::model::cpu::routing::Routed;
-use crate::model::cpu::workspace::{Inner, Low, ROWS_A_TASK, Workspace, take};
+use crate::model::cpu::workspace::{GateUp, Low, ROWS_A_TASK, Workspace, take};
 use crate::model::training::PairGradient;
 
 /// Buffers of one walk.
@@ -138,7 +138,7 @@ impl<E: Element> CpuDecoder<E> {
     fn dense_back(
         &self,
         visit: &Visit,
-        inner: Option<&[Inner]>,
+        inner: Option<&[GateUp]>,
         space: &Workspace<E>,
         scratch: &mut Scratch<E>,
         sums: &mut [Option<PairGradient>],
@@ -164,7 +164,7 @@ impl<E: Element> CpuDecoder<E> {
         &self,
         visit: &Visit,
         routed: &[Routed],
-        inner: Option<&[Inner]>,
+        inner: Option<&[GateUp]>,
         space: &Workspace<E>,
         scratch: &mut Scratch<E>,
         sums: &mut [Option<PairGradient>],
@@ -194,7 +194,7 @@ impl<E: Element> CpuDecoder<E> {
     }
 
     /// What gate and up returned for a run of an expert's rows.
-    fn rows_of<'a>(&self, inner: &'a Inner, run: &Range<usize>, layer: usize) -> [&'a [f32]; 2] {
+    fn rows_of<'a>(&self, inner: &'a GateUp, run: &Range<usize>, layer: usize) -> [&'a [f32]; 2] {
         let width = self.config.feed_forward_width(layer);
         inner.each_ref().map(|numbers| &numbers[run.start * width..run.end * width])
     }
@@ -336,7 +336,7 @@ impl<E: Element> Hidden<'_, E> {
             let product = row * panels + panel;
             // SAFETY: every row and column is finished once.
             unsafe {
-                let inner = backward::Inner {
+                let inner = Inner {
                     gate: &self.gate[at.clone()],
                     up: &self.up[at.clone()],
                     gradient: &sums[..columns.len()],

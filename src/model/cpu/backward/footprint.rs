@@ -30,7 +30,7 @@ pub fn walk_bytes<E: Element>(config: &ModelConfig, tokens: usize, largest: usiz
 }
 
 /// Bytes of all layers' inputs.
-pub fn spilled_bytes(config: &ModelConfig, tokens: usize) -> u64 {
+pub fn input_bytes(config: &ModelConfig, tokens: usize) -> u64 {
     (4 * config.hidden_size * config.num_hidden_layers * tokens) as u64
 }
 
@@ -39,10 +39,8 @@ pub fn left_bytes<E: Element>(config: &ModelConfig, tokens: usize, keep: Keep) -
     let activations = |layer| (tokens * activations::<E>(config, layer)) as u64;
     match keep {
         Keep::SpilledInputs => 0,
-        Keep::Inputs => spilled_bytes(config, tokens),
-        Keep::Activations => {
-            spilled_bytes(config, tokens) + (0..config.num_hidden_layers).map(activations).sum::<u64>()
-        }
+        Keep::Inputs => input_bytes(config, tokens),
+        Keep::Activations => input_bytes(config, tokens) + (0..config.num_hidden_layers).map(activations).sum::<u64>(),
     }
 }
 

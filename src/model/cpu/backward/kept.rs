@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::model::cpu::workspace::{Inner, Workspace, take};
+use crate::model::cpu::workspace::{GateUp, Workspace, take};
 use crate::spill::Spill;
 
 /// What is kept of layers, by portion.
@@ -31,7 +31,7 @@ pub struct Activations<E> {
     mixed: Vec<E>,
     /// The states between attention and feed-forward, (tokens, hidden).
     middle: Vec<f32>,
-    inner: Vec<Inner>,
+    inner: Vec<GateUp>,
 }
 
 impl<E> Kept<E> {
@@ -108,7 +108,7 @@ impl<E> Activations<E> {
     }
 
     /// Puts back what attention left, and gives the rest.
-    pub fn restore(self, space: &mut Workspace<E>) -> (Vec<f32>, Vec<Inner>) {
+    pub fn restore(self, space: &mut Workspace<E>) -> (Vec<f32>, Vec<GateUp>) {
         (space.queries, space.keys, space.values, space.mixed) = (self.queries, self.keys, self.values, self.mixed);
         (self.middle, self.inner)
     }

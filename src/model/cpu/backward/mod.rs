@@ -17,7 +17,7 @@ mod kept;
 mod linear;
 mod router;
 
-pub use footprint::{left_bytes, spilled_bytes, walk_bytes};
+pub use footprint::{input_bytes, left_bytes, walk_bytes};
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ use super::layer::Visit;
 use super::linear::Span;
 use super::routing::{choose, softmax};
 use super::weights::Visited;
-use super::workspace::{Inner, ROWS_A_TASK, Workspace, take};
+use super::workspace::{GateUp, ROWS_A_TASK, Workspace, take};
 use crate::kernel::product::{Block, Term};
 use crate::kernel::{Element, Shared, backward, rows};
 use crate::model::adapter::Adapter;
@@ -68,7 +68,7 @@ struct Walk {
 struct Between<'a> {
     middle: &'a [f32], // (tokens, hidden): the states
     /// What gates and ups returned, by expert, where it was kept.
-    inner: Option<&'a [Inner]>,
+    inner: Option<&'a [GateUp]>,
     portion: &'a Portion,
 }
 
@@ -103,7 +103,7 @@ impl<E: Element> Trainable for CpuDecoder<E> {
     }
 
     fn spilled_bytes(&self, tokens: usize) -> Option<u64> {
-        Some(spilled_bytes(&self.config, tokens))
+        Some(input_bytes(&self.config, tokens))
     }
 
     fn arrange(&mut self, streams: bool, spill: Option<&Path>) -> Result<()> {
@@ -196,7 +196,7 @@ impl<E: Element> CpuDecoder<E> {
             let visit = self.visit_with(layer, &visited, portion)?;
             self.attention(&visit, 0..portion.packed.len(), states, &mut Pasts::None, space);
             let activations = kept.as_ref().map(|_| Activations::of_attention(space, states));
-            space.inner = activations.as_ref().map(|_| vec![Inner::default(); self.experts(layer)]);
+            space.inner = activations.as_ref().map(|_| vec![GateUp::default(); self.experts(layer)]);
             self.feed_forward(&visit, None, states, space);
             if let (Some(kept), Some(activations)) = (&mut kept, activations) {
                 kept.push(activations.with_inner(space));
