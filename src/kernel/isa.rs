@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 /// A level of instructions that kernels are written for. Those of one machine differ in speed; `Avx512` and `Avx2` give
-/// the same bits (both fuse multiply and add, in the same order), the other two differ in the last ones.
+/// the same bits (both fuse multiply and add, in the same order), the others differ in the last ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Any processor: products and sums rounded one by one.
@@ -14,10 +14,12 @@ pub enum Isa {
     Avx512,
     /// And its BF16 extension: pairs of bf16 numbers multiplied and added into f32.
     Avx512Bf16,
+    /// And AMX: tiles of bf16 multiplied in one instruction (Intel's Xeons from Sapphire Rapids on).
+    AmxBf16,
 }
 
 impl Isa {
-    const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+    const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::AmxBf16];
 
     /// The fastest of this processor.
     pub fn best() -> Isa {
@@ -37,8 +39,9 @@ impl Isa {
     pub fn arithmetic(self, products_in_bf16: bool) -> &'static str {
         match (self, products_in_bf16) {
             (Isa::Portable, _) => "plain",
-            (Isa::Avx2 | Isa::Avx512, _) | (Isa::Avx512Bf16, false) => "fused",
+            (Isa::Avx2 | Isa::Avx512, _) | (Isa::Avx512Bf16 | Isa::AmxBf16, false) => "fused",
             (Isa::Avx512Bf16, true) => "bf16-pairs",
+            (Isa::AmxBf16, true) => "bf16-tiles",
         }
     }
 
@@ -57,6 +60,7 @@ impl Isa {
             Isa::Avx2 => avx2(),
             Isa::Avx512 => avx512(),
             Isa::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
+            Isa::AmxBf16 => Isa::Avx512Bf16.is_supported() && has_tiles(),
         }
     }
 
@@ -77,6 +81,26 @@ fn pairs_are_fast() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn pairs_are_fast() -> bool {
+    false
+}
+
+/// Whether there are tiles of bf16, and the system lets this process use them, as it is asked here (Linux,
+/// `Documentation/arch/x86/xstate.rst`): threads that begin later may too.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn has_tiles() -> bool {
+    const REQUEST_PERMISSION: libc::c_long = 0x1023; // ARCH_REQ_XCOMP_PERM
+    const TILE_DATA: libc::c_long = 18;
+    const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24; // of leaf 7
+    static ALLOWED: LazyLock<bool> = LazyLock::new(|| {
+        let has = std::arch::x86_64::__cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES;
+        // SAFETY: asks for a register state and touches no memory.
+        has && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) } == 0
+    });
+    *ALLOWED
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn has_tiles() -> bool {
     false
 }
 
@@ -118,7 +142,7 @@ macro_rules! for_every_isa {
             match isa {
                 // SAFETY: an `Isa` other than the portable one is only ever made for a processor that has it.
                 #[cfg(target_arch = "x86_64")]
-                $crate::kernel::Isa::Avx512Bf16 => unsafe { avx512bf16($($argument),*) },
+                $crate::kernel::Isa::AmxBf16 | $crate::kernel::Isa::Avx512Bf16 => unsafe { avx512bf16($($argument),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::kernel::Isa::Avx512 => unsafe { avx512($($argument),*) },
@@ -126,7 +150,7 @@ macro_rules! for_every_isa {
                 // SAFETY: as above.
                 $crate::kernel::Isa::Avx2 => unsafe { avx2($($argument),*) },
                 #[cfg(not(target_arch = "x86_64"))]
-                $crate::kernel::Isa::Avx512Bf16 | $crate::kernel::Isa::Avx512 | $crate::kernel::Isa::Avx2 => body::<false, false $(, $element)?>($($argument),*),
+                $crate::kernel::Isa::AmxBf16 | $crate::kernel::Isa::Avx512Bf16 | $crate::kernel::Isa::Avx512 | $crate::kernel::Isa::Avx2 => body::<false, false $(, $element)?>($($argument),*),
                 $crate::kernel::Isa::Portable => body::<false, false $(, $element)?>($($argument),*),
             }
         }

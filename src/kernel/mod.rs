@@ -12,6 +12,7 @@ pub mod backward;
 mod element;
 pub mod head;
 mod isa;
+mod lines;
 mod math;
 pub mod matrix;
 pub mod nf4;
@@ -25,6 +26,7 @@ mod unit;
 
 pub use element::{Element, bytes_of};
 pub use isa::Isa;
+pub use lines::Lines;
 pub use matrix::{Blocks, Matrix, Numbers};
 pub use pool::Pool;
 pub use shared::{Shared, Strip};

@@ -6,10 +6,12 @@ use std::ops::Range;
 
 use super::element::bytes_of;
 use super::isa::for_every_isa;
+#[cfg(target_arch = "x86_64")]
+use super::lines::CACHE_LINE;
 use super::rows::round;
 use super::tile::{Steps, WIDTH};
 #[cfg(target_arch = "x86_64")]
-use super::unit::{CACHE_LINE, prefetch_line};
+use super::unit::prefetch_line;
 use super::unit::{Unit, lay, prefetch};
 use super::{Element, Isa, Matrix};
 
@@ -33,7 +35,7 @@ pub struct Packing<E> {
 
 impl<E: Element> Packing<E> {
     /// Packs columns `from..to` of the 64 rows from `first` on into `panel`: (units, 64), laid as [`Steps::packed`] says,
-    /// where rows beyond the last are 0, and so is what fills up the last two numbers.
+    /// where rows beyond the last are 0, and so is what fills up the depth.
     pub fn pack(
         &mut self,
         (isa, unit): (Isa, Unit),
@@ -42,15 +44,16 @@ impl<E: Element> Packing<E> {
         (from, to): (usize, usize),
         panel: &mut [u32],
     ) {
-        let groups = (to - from).div_ceil(E::GROUP);
+        let depth = (to - from).next_multiple_of(unit.depth::<E>());
+        let groups = depth / E::GROUP;
         assert_eq!(panel.len(), unit.count::<E>(to - from) * WIDTH);
-        let is_whole = first + WIDTH <= matrix.rows && (to - from).is_multiple_of(E::GROUP);
+        let is_whole = first + WIDTH <= matrix.rows && depth == to - from;
         let (source, row_bytes) = match matrix.stored_as::<E>(first, from).filter(|_| is_whole) {
             Some(bytes) => (bytes, 4 / E::GROUP * matrix.columns),
-            None => (self.decode(isa, matrix, first, (from, to), groups * E::GROUP), 4 * groups),
+            None => (self.decode(isa, matrix, first, (from, to), depth), 4 * groups),
         };
         assert!(source.len() >= (WIDTH - 1) * row_bytes + 4 * groups);
-        let steps = Steps::packed(isa, unit.count::<E>(to - from));
+        let steps = Steps::packed((isa, unit), unit.count::<E>(to - from));
         let (source, panel) = (source.as_ptr(), panel.as_mut_ptr());
         // SAFETY: the assertions cover every row of both.
         match unit.is_held_as::<E>() {
@@ -60,7 +63,7 @@ impl<E: Element> Packing<E> {
     }
 
     /// Packs rows `from..to` of some columns into panels of a product with the matrix transposed: (panels, units, 64), laid
-    /// as [`Steps::packed`] says, where columns beyond the last are 0, and so is what fills up the last two numbers. A row is
+    /// as [`Steps::packed`] says, where columns beyond the last are 0, and so is what fills up the depth. A row is
     /// read once for all panels.
     pub fn pack_across(
         &mut self,
@@ -75,8 +78,8 @@ impl<E: Element> Packing<E> {
         assert_eq!(panels.len(), width / WIDTH * size);
         self.rows.clear();
         self.rows.resize(E::GROUP * width, E::default());
-        let (of_group, steps) = (E::GROUP / unit.numbers(), Steps::packed(isa, unit.count::<E>(to - from)));
-        for group in 0..(to - from).div_ceil(E::GROUP) {
+        let (of_group, steps) = (E::GROUP / unit.numbers(), Steps::packed((isa, unit), unit.count::<E>(to - from)));
+        for group in 0..(to - from).next_multiple_of(unit.depth::<E>()) / E::GROUP {
             for (lane, out) in self.rows.chunks_exact_mut(width).enumerate() {
                 let row = from + group * E::GROUP + lane;
                 if let Some(ahead) = matrix.stored_as::<E>((row + AHEAD).min(to - 1), columns.start) {
@@ -124,7 +127,7 @@ fn lay_group<E: Element>(
                     lay(isa, &row[column..][..run], unit, &mut panel[steps.at(first + index, column)..][..run]);
                 }
             }
-            Unit::Bf16Pair => {
+            Unit::Bf16Pair | Unit::Bf16Tile => {
                 let (one, two) = (&rows[column..][..run], &rows[step + column..][..run]);
                 interleave(isa, one, two, &mut panel[steps.at(first, column)..][..run]);
             }
@@ -209,7 +212,7 @@ type Square = unsafe fn(*const u8, usize, *mut u32, usize);
 #[cfg(target_arch = "x86_64")]
 fn squares<const WIDEN: bool>(isa: Isa) -> Option<(usize, Square)> {
     match isa {
-        Isa::Avx512Bf16 | Isa::Avx512 => Some((16, square_with_avx512::<WIDEN>)),
+        Isa::AmxBf16 | Isa::Avx512Bf16 | Isa::Avx512 => Some((16, square_with_avx512::<WIDEN>)),
         Isa::Avx2 => Some((8, square_with_avx2::<WIDEN>)),
         Isa::Portable => None,
     }
@@ -317,11 +320,11 @@ mod tests {
 
     /// The panel's number at a depth and a column.
     fn at(panel: &[u32], isa: Isa, unit: Unit, depth: usize, column: usize) -> f32 {
-        let bits = panel[Steps::packed(isa, panel.len() / WIDTH).at(depth / unit.numbers(), column)];
+        let bits = panel[Steps::packed((isa, unit), panel.len() / WIDTH).at(depth / unit.numbers(), column)];
         match (unit, depth % 2) {
             (Unit::F32, _) => f32::from_bits(bits),
-            (Unit::Bf16Pair, 0) => f32::from_bits(bits << 16),
-            (Unit::Bf16Pair, _) => f32::from_bits(bits & 0xffff_0000),
+            (Unit::Bf16Pair | Unit::Bf16Tile, 0) => f32::from_bits(bits << 16),
+            (Unit::Bf16Pair | Unit::Bf16Tile, _) => f32::from_bits(bits & 0xffff_0000),
         }
     }
 
@@ -334,7 +337,7 @@ mod tests {
                 for (from, to) in [(0, columns), (0, columns.div_ceil(2)), (columns / 2, columns)] {
                     let mut panel = vec![7; unit.count::<E>(to - from) * WIDTH];
                     Packing::<E>::default().pack((isa, unit), &matrix, first, (from, to), &mut panel);
-                    let depth = (to - from).next_multiple_of(E::GROUP);
+                    let depth = (to - from).next_multiple_of(unit.depth::<E>());
                     for column in 0..WIDTH {
                         for depth in 0..depth {
                             let inside = first + column < rows && from + depth < to;

@@ -5,12 +5,12 @@
 
 use super::element::bytes_of;
 use super::isa::for_every_isa;
+use super::lines::{CACHE_LINE, Lines};
 use super::tile::{Panel, Steps, WIDTH};
 use super::{Element, Isa};
 
-/// Bytes that memory is read by.
-#[cfg(target_arch = "x86_64")]
-pub(super) const CACHE_LINE: usize = 64;
+/// Numbers of depth of a tile of bf16.
+pub(super) const TILE_DEPTH: usize = 32;
 
 /// 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Unit {
     F32,
     /// Two bf16 of consecutive depths, the first in the low half.
     Bf16Pair,
+    /// The same, sixteen of which are multiplied together: a line of a tile.
+    Bf16Tile,
 }
 
 impl Unit {
@@ -25,7 +27,8 @@ impl Unit {
     pub fn of<E: Element>(isa: Isa) -> Unit {
         match isa {
             Isa::Avx512Bf16 if E::GROUP == 2 => Unit::Bf16Pair,
-            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 | Isa::Portable => Unit::F32,
+            Isa::AmxBf16 if E::GROUP == 2 => Unit::Bf16Tile,
+            Isa::AmxBf16 | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 | Isa::Portable => Unit::F32,
         }
     }
 
@@ -33,13 +36,21 @@ impl Unit {
     pub fn numbers(self) -> usize {
         match self {
             Unit::F32 => 1,
-            Unit::Bf16Pair => 2,
+            Unit::Bf16Pair | Unit::Bf16Tile => 2,
         }
     }
 
-    /// Units of so many numbers; the last two are filled up.
+    /// Numbers of depth that are multiplied together, or held together: a depth is filled up to a multiple of it with zeros.
+    pub fn depth<E: Element>(self) -> usize {
+        match self {
+            Unit::F32 | Unit::Bf16Pair => E::GROUP,
+            Unit::Bf16Tile => TILE_DEPTH,
+        }
+    }
+
+    /// Units of so many numbers, filled up.
     pub fn count<E: Element>(self, numbers: usize) -> usize {
-        numbers.next_multiple_of(E::GROUP) / self.numbers()
+        numbers.next_multiple_of(self.depth::<E>()) / self.numbers()
     }
 
     /// Whether memory that holds such numbers holds these units.
@@ -84,17 +95,12 @@ impl<'a> Units<'a> {
 
 /// A buffer for numbers that are not held as the units they are multiplied as.
 #[derive(Default)]
-pub struct Laid(Vec<u32>);
+pub struct Laid(Lines<u32>);
 
 impl Laid {
     /// Rows, `step` numbers from one to the next.
-    pub fn rows<'a, E: Element>(&'a mut self, (isa, unit): (Isa, Unit), rows: &'a [E], step: usize) -> Units<'a> {
-        if unit.is_held_as::<E>() {
-            return Units { bytes: bytes_of(rows), step: unit.count::<E>(step) };
-        }
-        self.0.resize(unit.count::<E>(rows.len()), 0);
-        lay(isa, rows, unit, &mut self.0);
-        Units::of(&self.0, step)
+    pub fn rows<'a, E: Element>(&'a mut self, how: (Isa, Unit), rows: &'a [E], step: usize) -> Units<'a> {
+        self.tile(how, rows, step, (rows.len() / step, step))
     }
 
     /// The first `length` numbers of `count` rows, `step` numbers from one to the next.
@@ -105,15 +111,17 @@ impl Laid {
         step: usize,
         (count, length): (usize, usize),
     ) -> Units<'a> {
-        if unit.is_held_as::<E>() && step.is_multiple_of(E::GROUP) {
-            return Units { bytes: bytes_of(numbers), step: unit.count::<E>(step) };
+        if unit.is_held_as::<E>() && is_read_as_it_lies(unit, numbers, step, length) {
+            return Units { bytes: bytes_of(numbers), step: step / unit.numbers() };
         }
-        let units = unit.count::<E>(length);
-        self.0.resize(self.0.len().max(count * units), 0);
-        for (row, out) in self.0.chunks_exact_mut(units).take(count).enumerate() {
-            lay(isa, &numbers[row * step..][..units * unit.numbers()], unit, out);
+        let (units, held) = (unit.count::<E>(length), length.next_multiple_of(E::GROUP));
+        let out = self.0.take(count * units);
+        for (row, out) in out.chunks_exact_mut(units).enumerate() {
+            let (laid, filled_up) = out.split_at_mut(held / unit.numbers());
+            lay(isa, &numbers[row * step..][..held], unit, laid);
+            filled_up.fill(0);
         }
-        Units::of(&self.0, units)
+        Units::of(out, units)
     }
 
     /// A panel, which is 64 columns of rows of `columns`; so many rows.
@@ -123,15 +131,18 @@ impl Laid {
         panel: &'a [E],
         (rows, columns): (usize, usize),
     ) -> Panel<'a> {
-        if unit.is_held_as::<E>() {
+        if unit.is_held_as::<E>() && rows.is_multiple_of(unit.depth::<E>()) {
             let units = Units { bytes: bytes_of(panel), step: columns };
             return Panel { units, steps: Steps::side_by_side(columns) };
         }
         let units = unit.count::<E>(rows);
-        let steps = Steps::packed(isa, units);
-        self.0.resize(units * WIDTH, 0);
-        widen_panel(isa, bytes_of(panel), columns, steps, &mut self.0);
-        Panel { units: Units::of(&self.0, steps.unit), steps }
+        let steps = Steps::packed((isa, unit), units);
+        let out = self.0.take(units * WIDTH);
+        match unit {
+            Unit::F32 => widen_panel(isa, bytes_of(panel), columns, steps, out),
+            Unit::Bf16Pair | Unit::Bf16Tile => fill_up_panel(bytes_of(panel), columns, steps, out),
+        }
+        Panel { units: Units::of(out, steps.unit), steps }
     }
 }
 
@@ -140,12 +151,20 @@ for_every_isa! {
     pub(super) fn lay<E: Element>(numbers: &[E], unit: Unit, out: &mut [u32]) {
         match unit {
             Unit::F32 => out.iter_mut().zip(numbers).for_each(|(out, number)| *out = number.to_f32().to_bits()),
-            Unit::Bf16Pair => {
+            Unit::Bf16Pair | Unit::Bf16Tile => {
                 let pairs = bytes_of(numbers).as_chunks::<4>().0;
                 out.iter_mut().zip(pairs).for_each(|(out, pair)| *out = u32::from_le_bytes(*pair));
             }
         }
     }
+}
+
+/// Whether rows can be multiplied where they are. A tile reads whole lines of the cache: where rows lie across them, a copy is
+/// faster.
+fn is_read_as_it_lies<E: Element>(unit: Unit, numbers: &[E], step: usize, length: usize) -> bool {
+    let is_whole = step.is_multiple_of(unit.numbers()) && length.is_multiple_of(unit.depth::<E>());
+    let begins_lines = || step.is_multiple_of(TILE_DEPTH) && numbers.as_ptr().addr().is_multiple_of(CACHE_LINE);
+    is_whole && (unit != Unit::Bf16Tile || begins_lines())
 }
 
 /// Asks for memory that will be read soon, where the processor does not look ahead by itself: rows that lie far apart.
@@ -164,6 +183,17 @@ pub(super) fn prefetch_line(address: *const u8) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: a hint, which every x86-64 has; it reads nothing.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast::<i8>()) };
+}
+
+/// Pairs of bf16, 64 of each `step`, as a panel whose last rows are zeros.
+fn fill_up_panel(pairs: &[u8], step: usize, steps: Steps, out: &mut [u32]) {
+    out.fill(0);
+    for (row, pairs) in pairs.chunks(4 * step).enumerate() {
+        for (run, pairs) in pairs[..4 * WIDTH].chunks_exact(4 * steps.run()).enumerate() {
+            let out = &mut out[steps.at(row, run * steps.run())..][..steps.run()];
+            out.iter_mut().zip(pairs.as_chunks::<4>().0).for_each(|(out, pair)| *out = u32::from_le_bytes(*pair));
+        }
+    }
 }
 
 for_every_isa! {

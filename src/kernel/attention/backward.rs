@@ -9,12 +9,13 @@
 //! A query's gradient depends on that query and its keys alone, a key's adds up its queries from the first to the last:
 //! the bits do not depend on how the work is cut.
 
-use super::{KeyValues, LANES, Operands, Queries, ROWS, Sight, times_keys, times_values};
+use super::{KeyValues, LANES, Operands, Queries, Sight, rows_together, times_keys, times_values};
 use crate::kernel::isa::for_every_isa;
 use crate::kernel::math::{exp, largest, soft_cap};
 use crate::kernel::product::padded;
 use crate::kernel::tile::WIDTH;
-use crate::kernel::{Element, Isa};
+use crate::kernel::unit::Unit;
+use crate::kernel::{Element, Isa, Lines};
 
 /// Two matrices as panels in both roles: `straight` holds the first as keys and the second as values, `crossed` the other
 /// way round.
@@ -42,12 +43,12 @@ pub struct Keys<'a, E> {
 /// Buffers of one worker.
 #[derive(Default)]
 pub struct BackwardScratch<E> {
-    scores: Vec<f32>,           // (rows, columns of a panel)
-    weight_gradients: Vec<f32>, // the same: G V^T
-    weights: Vec<E>,            // the same: P
-    score_gradients: Vec<E>,    // the same: S'
-    first: Vec<f32>,            // (rows, head_dim)
-    second: Vec<f32>,           // (rows, head_dim)
+    scores: Lines<f32>,           // (rows, columns of a panel)
+    weight_gradients: Lines<f32>, // the same: G V^T
+    weights: Lines<E>,            // the same: P
+    score_gradients: Lines<E>,    // the same: S'
+    first: Lines<f32>,            // (rows, head_dim)
+    second: Lines<f32>,           // (rows, head_dim)
     operands: Operands,
 }
 
@@ -71,13 +72,17 @@ impl<E: Element> Panels<E> {
 }
 
 impl<E: Element> BackwardScratch<E> {
-    fn grow(&mut self, width: usize, columns: usize) {
-        self.scores.resize(self.scores.len().max(ROWS * width), 0.0);
-        self.weight_gradients.resize(self.weight_gradients.len().max(ROWS * width), 0.0);
-        self.weights.resize(self.weights.len().max(ROWS * width), E::default());
-        self.score_gradients.resize(self.score_gradients.len().max(ROWS * width), E::default());
-        self.first.resize(self.first.len().max(ROWS * columns), 0.0);
-        self.second.resize(self.second.len().max(ROWS * columns), 0.0);
+    /// Makes room for so many rows of so many keys, and of columns.
+    fn grow(&mut self, rows: usize, width: usize, columns: usize) {
+        for numbers in [&mut self.scores, &mut self.weight_gradients] {
+            numbers.take(rows * width);
+        }
+        for numbers in [&mut self.weights, &mut self.score_gradients] {
+            numbers.take(rows * width);
+        }
+        for numbers in [&mut self.first, &mut self.second] {
+            numbers.take(rows * columns);
+        }
     }
 }
 
@@ -106,12 +111,13 @@ pub fn queries_backward<E: Element>(
     let (step, columns) = (padded::<E>(straight.head_dim), straight.columns());
     let rows = queries.numbers.len() / step;
     statistics.grow(rows);
-    for first in (0..rows).step_by(ROWS) {
-        let count = ROWS.min(rows - first);
+    let together = rows_together(Unit::of::<E>(isa));
+    for first in (0..rows).step_by(together) {
+        let count = together.min(rows - first);
         let begin = queries.sees(first, sight.window).0 / WIDTH * WIDTH;
         let end = queries.sees(first + count - 1, sight.window).1;
         let width = (end - begin).next_multiple_of(WIDTH);
-        scratch.grow(width, columns);
+        scratch.grow(count, width, columns);
         let BackwardScratch { scores, weight_gradients, score_gradients, first: found, operands, .. } = scratch;
         times_keys(isa, (&queries.numbers[first * step..], step, count), straight, (begin, end), (operands, scores));
         times_keys(isa, (&gradients[first * step..], step, count), crossed, (begin, end), (operands, weight_gradients));
@@ -156,12 +162,13 @@ pub fn keys_backward<E: Element>(
         let end = sight.window.map_or(straight.len, |window| straight.len.min((key + window) * keys.group));
         (key * keys.group, end)
     };
-    for first in (0..positions).step_by(ROWS) {
-        let count = ROWS.min(positions - first);
+    let together = rows_together(Unit::of::<E>(isa));
+    for first in (0..positions).step_by(together) {
+        let count = together.min(positions - first);
         let begin = is_seen_by(first).0 / WIDTH * WIDTH;
         let end = is_seen_by(first + count - 1).1;
         let width = (end - begin).next_multiple_of(WIDTH);
-        scratch.grow(width, columns);
+        scratch.grow(count, width, columns);
         let BackwardScratch {
             scores,
             weight_gradients,

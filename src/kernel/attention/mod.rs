@@ -12,21 +12,23 @@ use super::isa::for_every_isa;
 use super::math::{exp_to_1, largest, soft_cap};
 use super::product::padded;
 use super::tile::{self, WIDTH};
-use super::unit::{Laid, Unit};
-use super::{Element, Isa};
+use super::unit::{Laid, TILE_DEPTH, Unit};
+use super::{Element, Isa, Lines};
 
-/// Query rows that are scored together; their scores stay in the cache for thousands of keys.
-const ROWS: usize = 24;
+/// Query rows that are scored together, whole tiles of them; their scores stay in the cache for thousands of keys.
+fn rows_together(unit: Unit) -> usize {
+    24usize.next_multiple_of(tile::height(unit))
+}
+
 /// Positions whose values are multiplied at a time; a multiple of a panel.
 const POSITIONS: usize = 256;
 
 /// One head's keys and values of a sequence's first `len` positions.
-#[derive(Clone, Debug)]
 pub struct KeyValues<E> {
     head_dim: usize,
     len: usize,
-    keys: Vec<E>,   // (blocks, head_dim / GROUP, 64, GROUP)
-    values: Vec<E>, // (positions / GROUP, columns, GROUP)
+    keys: Lines<E>,   // (blocks, head_dim / GROUP, 64, GROUP)
+    values: Lines<E>, // (positions / GROUP, columns, GROUP)
 }
 
 /// Consecutive queries of one key-value head's group.
@@ -52,9 +54,9 @@ pub struct Sight {
 /// Buffers of one worker.
 #[derive(Default)]
 pub struct Scratch<E> {
-    scores: Vec<f32>,   // (rows, keys)
-    weights: Vec<E>,    // (rows, keys)
-    mixed: Vec<f32>,    // (rows, columns)
+    scores: Lines<f32>, // (rows, keys)
+    weights: Lines<E>,  // (rows, keys)
+    mixed: Lines<f32>,  // (rows, columns)
     inverses: Vec<f32>, // (rows)
     operands: Operands,
 }
@@ -68,7 +70,7 @@ struct Operands {
 
 impl<E: Element> KeyValues<E> {
     pub fn new(head_dim: usize) -> KeyValues<E> {
-        KeyValues { head_dim, len: 0, keys: Vec::new(), values: Vec::new() }
+        KeyValues { head_dim, len: 0, keys: Lines::default(), values: Lines::default() }
     }
 
     pub fn len(&self) -> usize {
@@ -91,17 +93,15 @@ impl<E: Element> KeyValues<E> {
 
     /// Makes room, so that no later push moves what is here.
     pub fn reserve(&mut self, capacity: usize) {
-        let blocks = capacity.div_ceil(WIDTH);
-        self.keys.reserve_exact((blocks * self.block_size()).saturating_sub(self.keys.len()));
-        let rows = capacity.div_ceil(E::GROUP) * E::GROUP;
-        self.values.reserve_exact((rows * self.columns()).saturating_sub(self.values.len()));
+        self.keys.grow(capacity.div_ceil(WIDTH) * self.block_size());
+        self.values.grow(capacity.div_ceil(TILE_DEPTH) * self.tile_size());
     }
 
     /// Bytes of `capacity` positions.
     pub fn bytes(head_dim: usize, capacity: usize) -> usize {
         let width = 4 / E::GROUP;
         let keys = capacity.next_multiple_of(WIDTH) * padded::<E>(head_dim);
-        let values = capacity.next_multiple_of(E::GROUP) * head_dim.next_multiple_of(WIDTH);
+        let values = capacity.next_multiple_of(TILE_DEPTH) * head_dim.next_multiple_of(WIDTH);
         (keys + values) * width
     }
 
@@ -109,9 +109,7 @@ impl<E: Element> KeyValues<E> {
     pub fn push(&mut self, key: &[E], value: &[E]) {
         let (block, column) = (self.len / WIDTH, self.len % WIDTH);
         let size = self.block_size();
-        if self.keys.len() < (block + 1) * size {
-            self.keys.resize((block + 1) * size, E::default());
-        }
+        grow_to(&mut self.keys, (block + 1) * size);
         // Whole groups, whose size the compiler knows: two numbers are not worth a call.
         let groups = key.chunks_exact(E::GROUP);
         let rest = groups.remainder();
@@ -124,13 +122,13 @@ impl<E: Element> KeyValues<E> {
         }
         let row_size = self.columns() * E::GROUP;
         let (row, lane) = (self.len / E::GROUP, self.len % E::GROUP);
-        if self.values.len() < (row + 1) * row_size {
-            self.values.resize((row + 1) * row_size, E::default());
+        if self.len.is_multiple_of(TILE_DEPTH) {
+            // Zeros up to the tile's end: a weight of 0 does not silence a NaN of an earlier use.
+            let tile = row * row_size..row * row_size + self.tile_size();
+            grow_to(&mut self.values, tile.end);
+            self.values[tile].fill(E::default());
         }
         let values = &mut self.values[row * row_size..][..row_size];
-        if lane == 0 {
-            values.fill(E::default()); // a weight of 0 does not silence a NaN of an earlier use
-        }
         for (slot, number) in values.chunks_exact_mut(E::GROUP).zip(value) {
             slot[lane] = *number;
         }
@@ -148,9 +146,21 @@ impl<E: Element> KeyValues<E> {
         padded::<E>(self.head_dim) * WIDTH
     }
 
+    /// Numbers of the values of a whole tile's depth.
+    fn tile_size(&self) -> usize {
+        self.columns() * TILE_DEPTH
+    }
+
     /// Columns of a row of values: whole panels.
     fn columns(&self) -> usize {
         self.head_dim.next_multiple_of(WIDTH)
+    }
+}
+
+/// Doubles a buffer that is too short.
+fn grow_to<E: Element>(buffer: &mut Lines<E>, len: usize) {
+    if buffer.len() < len {
+        buffer.grow(len.max(2 * buffer.len()));
     }
 }
 
@@ -173,14 +183,13 @@ pub fn attend<E: Element>(
     mut out: impl FnMut(usize, &[f32]),
 ) {
     let step = padded::<E>(seen.head_dim);
-    let rows = queries.numbers.len() / step;
+    let (rows, together) = (queries.numbers.len() / step, rows_together(Unit::of::<E>(isa)));
     let columns = seen.columns();
-    for first in (0..rows).step_by(ROWS) {
-        let count = ROWS.min(rows - first);
+    for first in (0..rows).step_by(together) {
+        let count = together.min(rows - first);
         let keys = weigh(isa, queries, (first, count), seen, sight, scratch);
         let width = (keys.1 - keys.0).next_multiple_of(WIDTH);
-        scratch.mixed.resize(scratch.mixed.len().max(ROWS * columns), 0.0);
-        let mixed = (&mut scratch.operands, &mut scratch.mixed[..]);
+        let mixed = (&mut scratch.operands, scratch.mixed.take(count * columns));
         times_values(isa, (&scratch.weights, width, count), seen, keys, mixed);
         for (row, mixed) in scratch.mixed.chunks_exact_mut(columns).enumerate().take(count) {
             mixed.iter_mut().for_each(|value| *value *= scratch.inverses[row]);
@@ -204,17 +213,17 @@ fn weigh<E: Element>(
     assert!(end <= seen.len, "keys of {end} positions are needed, {} are there", seen.len);
     let width = (end - begin).next_multiple_of(WIDTH);
     let step = padded::<E>(seen.head_dim);
-    scratch.scores.resize(scratch.scores.len().max(ROWS * width), 0.0);
-    scratch.weights.resize(scratch.weights.len().max(ROWS * width), E::default());
-    scratch.inverses.resize(ROWS, 0.0);
-    let out = (&mut scratch.operands, &mut scratch.scores[..]);
+    let Scratch { scores, weights, inverses, operands, .. } = scratch;
+    let (scores, weights) = (scores.take(count * width), weights.take(count * width));
+    inverses.resize(count, 0.0);
+    let out = (operands, &mut *scores);
     times_keys(isa, (&queries.numbers[first * step..], step, count), seen, (begin, end), out);
     for row in 0..count {
         let (from, to) = queries.sees(first + row, sight.window);
         let part = row * width..(row + 1) * width;
-        let (scores, weights) = (&mut scratch.scores[part.clone()], &mut scratch.weights[part]);
+        let (scores, weights) = (&mut scores[part.clone()], &mut weights[part]);
         let seen = (from - begin, to - begin);
-        softmax(isa, scores, seen, sight.scale, sight.soft_cap, weights, &mut scratch.inverses[row]);
+        softmax(isa, scores, seen, sight.scale, sight.soft_cap, weights, &mut inverses[row]);
     }
     (begin, end)
 }
@@ -250,7 +259,7 @@ fn times_values<E: Element>(
     let rows = laid.rows.rows(how, &weights[..count * step], step);
     for column in (0..columns).step_by(WIDTH) {
         for first in (from..to).step_by(POSITIONS) {
-            let end = to.min(first + POSITIONS).next_multiple_of(E::GROUP);
+            let end = to.min(first + POSITIONS).next_multiple_of(how.1.depth::<E>());
             let values = &seen.values[first * columns + column * E::GROUP..end * columns];
             let values = laid.panel.panel(how, values, (end - first, columns));
             let rows = (rows.from(how.1.count::<E>(first - from)), count);

@@ -15,9 +15,9 @@ use rayon::prelude::*;
 
 use self::plan::{DEPTH, Item, Part, Plan};
 use super::panel::Packing;
-use super::tile::{self, HEIGHT, Panel, WIDTH};
+use super::tile::{self, Panel, WIDTH};
 use super::unit::{Laid, Unit, prefetch};
-use super::{Element, Isa, Matrix, Pool};
+use super::{Element, Isa, Lines, Matrix, Pool};
 
 /// Rows of activations, `step` numbers from one to the next.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +129,9 @@ pub fn padded<E: Element>(columns: usize) -> usize {
 }
 
 /// Rows whose sums are finished at a time, while they are in the cache: whole tiles.
-const BLOCK: usize = 8 * HEIGHT;
+fn block(unit: Unit) -> usize {
+    48usize.next_multiple_of(tile::height(unit))
+}
 
 /// The instructions to use, and buffers that are reused from call to call.
 pub struct Kernels<E> {
@@ -141,10 +143,10 @@ pub struct Kernels<E> {
 #[derive(Default)]
 struct Buffers<E> {
     packing: Packing<E>,
-    panels: Vec<u32>,    // of each part of a pass (panels, units, 64)
-    laid: Laid,          // a tile's rows, where they are not held as what is multiplied
-    sums: [Vec<f32>; 2], // of each product (panels, rows, 64)
-    line: Vec<f32>,      // what Sums::line gives
+    panels: Lines<u32>,    // of each part of a pass (panels, units, 64)
+    laid: Laid,            // a tile's rows, where they are not held as what is multiplied
+    sums: [Lines<f32>; 2], // of each product (panels, rows, 64)
+    line: Vec<f32>,        // what Sums::line gives
 }
 
 /// What is to be multiplied, and how it is cut.
@@ -188,22 +190,22 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
             let parts = products.iter().enumerate().flat_map(|(sum, terms)| parts(sum, terms, unit));
             (products[0][0].outputs(), parts.collect())
         };
-        let plan = Plan::new(count, together, N, sets.iter().map(cut).collect());
+        let plan = Plan::new((count, tile::height(unit)), together, N, sets.iter().map(cut).collect());
         Work { how: (isa, unit), sets, plan }
     }
 
     /// Sums that one pass makes are finished block by block; those of several wait for the last.
     fn do_item(&self, buffers: &mut Buffers<E>, item: Item, finish: impl Fn(usize, Sums<N>)) {
         let passes = &self.plan.sets[item.set].passes;
-        let height = if passes.len() == 1 { BLOCK } else { item.rows.len() };
-        let size = item.panels() * height * WIDTH;
-        buffers.sums[..N].iter_mut().for_each(|sums| sums.resize(sums.len().max(size), 0.0));
+        let (block, step) = (block(self.how.1), tile::height(self.how.1));
+        let height = if passes.len() == 1 { block } else { item.rows.len() };
+        buffers.sums[..N].iter_mut().for_each(|sums| _ = sums.take(item.panels() * height * WIDTH));
         for (index, pass) in passes.iter().enumerate() {
             self.pack(buffers, pass, &item);
-            for first in item.rows.clone().step_by(BLOCK) {
-                let rows = first..item.rows.end.min(first + BLOCK);
+            for first in item.rows.clone().step_by(block) {
+                let rows = first..item.rows.end.min(first + block);
                 let place = |row: usize| (row - item.rows.start) % height;
-                for tile in rows.clone().step_by(HEIGHT) {
+                for tile in rows.clone().step_by(step) {
                     self.multiply(buffers, pass, &item, (tile, place(tile), height));
                 }
                 if index + 1 == passes.len() {
@@ -228,7 +230,7 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
         for part in pass {
             let (size, stretch) = (part.units * WIDTH, (part.from, part.to));
             let (first, end) = (part.before * count * WIDTH, part.before * count * WIDTH + count * size);
-            panels.resize(panels.len().max(end), 0);
+            panels.grow(end);
             let (weight, panels) = (&self.term(item, part).weight, &mut panels[first..end]);
             match self.term(item, part).side {
                 Side::Along => {
@@ -250,18 +252,22 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
         (first, place, height): (usize, usize, usize),
     ) {
         let Buffers { panels, laid, sums, .. } = buffers;
-        let (count, next) = (HEIGHT.min(item.rows.end - first), (first + HEIGHT..item.rows.end).take(HEIGHT));
+        let most = tile::height(self.how.1);
+        let (count, next) = (most.min(item.rows.end - first), (first + most..item.rows.end).take(most));
         // Parts that read the same numbers have them laid once.
         for parts in pass.chunk_by(|one, other| self.reads(item, one) == self.reads(item, other)) {
             let (Rows { numbers, step }, length) = (self.term(item, &parts[0]).rows, parts[0].to - parts[0].from);
             let from = |row: usize| &numbers[row * step + parts[0].from..];
-            next.clone().for_each(|row| prefetch(&from(row)[..length]));
+            if self.how.1 != Unit::Bf16Tile {
+                // (Of a tile 32 rows are read side by side, which hides the wait as well.)
+                next.clone().for_each(|row| prefetch(&from(row)[..length]));
+            }
             let tile = laid.tile(self.how, from(first), step, (count, length));
             for part in parts {
                 let of_part = panels[part.before * item.panels() * WIDTH..].chunks_exact(part.units * WIDTH);
                 for (index, panel) in of_part.enumerate().take(item.panels()) {
                     let wanted = WIDTH.min(item.columns.len() - index * WIDTH);
-                    let panel = (Panel::packed(self.how.0, panel, part.units), wanted, part.units);
+                    let panel = (Panel::packed(self.how, panel, part.units), wanted, part.units);
                     let sums = &mut sums[part.sum][(index * height + place) * WIDTH..];
                     tile::multiply(self.how, (tile, count), panel, (sums, WIDTH), part.goes_on);
                 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::super::tile::{HEIGHT, WIDTH};
+use super::super::tile::WIDTH;
 
 /// Units of depth that are packed at a time: a tile's rows of them stay in the first-level cache. A multiple of every block
 /// that weights are stored in.
@@ -64,9 +64,9 @@ pub struct Item {
 }
 
 impl Plan {
-    /// For sets of `sums` products of the same rows, each with its columns and the parts of its sums. An item has whole runs
-    /// of `together` columns.
-    pub fn new(rows: usize, together: usize, sums: usize, sets: Vec<(usize, Vec<Part>)>) -> Plan {
+    /// For sets of `sums` products of the same rows, of which `height` go together, each with its columns and the parts of its
+    /// sums. An item has whole runs of `together` columns.
+    pub fn new((rows, height): (usize, usize), together: usize, sums: usize, sets: Vec<(usize, Vec<Part>)>) -> Plan {
         let threads = rayon::current_num_threads();
         let (enough, most_runs) = (ITEMS_A_THREAD * threads, rows.div_ceil(FEWEST_ROWS).max(1));
         let panels: usize = sets.iter().map(|(columns, _)| columns.div_ceil(WIDTH)).sum();
@@ -82,7 +82,7 @@ impl Plan {
         // All items are about equal: so that no thread waits for the others to do one more, each gets as many.
         let even = threads / gcd(stripes, threads);
         let runs = enough.div_ceil(stripes.max(1)).max(fewest_runs).next_multiple_of(even).min(most_runs);
-        Plan { sets, rows, run: rows.div_ceil(runs).next_multiple_of(HEIGHT).max(HEIGHT) }
+        Plan { sets, rows, run: rows.div_ceil(runs).next_multiple_of(height).max(height) }
     }
 
     pub fn items(&self) -> usize {
@@ -185,9 +185,9 @@ mod tests {
                 for together in [1, 64, 128, 96, 80, 24] {
                     let shallow = |columns| (columns, vec![part(0, 288, false)]);
                     let deep = |columns| (columns, vec![part(0, DEPTH, false); 4]);
-                    let one = Plan::new(rows, together, 2, vec![deep(columns)]);
+                    let one = Plan::new((rows, 6), together, 2, vec![deep(columns)]);
                     covers_once(&one, rows, together, &[columns]);
-                    let three = Plan::new(rows, together, 1, vec![shallow(columns), deep(960), shallow(192)]);
+                    let three = Plan::new((rows, 6), together, 1, vec![shallow(columns), deep(960), shallow(192)]);
                     covers_once(&three, rows, together, &[columns, 960, 192]);
                 }
             }
@@ -201,7 +201,7 @@ mod tests {
             pool.install(|| {
                 for columns in [[576, 192, 192], [4096, 1024, 1024], [64, 64, 64]] {
                     let products = columns.map(|columns| (columns, vec![part(0, 288, false)]));
-                    let plan = Plan::new(10_000, 64, 1, products.to_vec());
+                    let plan = Plan::new((10_000, 6), 64, 1, products.to_vec());
                     assert_eq!(plan.items() % threads, 0, "{columns:?} on {threads} threads");
                 }
             });
@@ -211,11 +211,11 @@ mod tests {
     #[test]
     fn what_fits_is_packed_together() {
         let gate_and_up = vec![part(0, 288, false), part(1, 288, false)];
-        let plan = &Plan::new(4096, 1, 2, vec![(1536, gate_and_up)]).sets[0];
+        let plan = &Plan::new((4096, 6), 1, 2, vec![(1536, gate_and_up)]).sets[0];
         assert_eq!(plan.passes.len(), 1);
         assert_eq!(plan.passes[0][1].before, 288);
         let deep = vec![part(0, DEPTH, false), part(0, DEPTH, true), part(0, 8, true)];
-        let plan = &Plan::new(4096, 1, 1, vec![(4096, deep)]).sets[0];
+        let plan = &Plan::new((4096, 6), 1, 1, vec![(4096, deep)]).sets[0];
         assert!(plan.passes.iter().flatten().all(|part| part.before == 0));
         assert_eq!(plan.passes.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
     }

@@ -1,9 +1,11 @@
-//! The micro-kernel: up to [`HEIGHT`] rows times one panel of [`WIDTH`] columns, sums in registers.
+//! The micro-kernel: a few rows ([`height`]) times one panel of [`WIDTH`] columns, sums in registers.
 //!
 //! A panel holds 64 columns of a weight: for each unit of depth ([`Unit`]) the 64 columns side by side, or strip after strip
 //! of 16 of them ([`Steps`]). Every level of instructions adds along the depth from the first number to the last, so that a
 //! row's sum does not depend on how many rows stand beside it.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -13,13 +15,23 @@ mod portable;
 use super::Isa;
 use super::unit::{Unit, Units};
 
-/// Rows of a tile: 6 rows of 4 wide sums and the panel's 4 fit into 32 registers.
-pub const HEIGHT: usize = 6;
+/// Rows of sums in registers that hold numbers: 6 rows of 4 wide sums and the panel's 4 fit into the 32 of AVX-512.
+const ROWS: usize = 6;
+/// Rows of sums in registers that hold tiles: two of them.
+const TILE_ROWS: usize = 32;
 /// Columns of a panel.
 pub const WIDTH: usize = 64;
 
 /// Columns that any level computes side by side: of a panel of which fewer are of use, so many at a time are left out.
 const STRIP: usize = 16;
+
+/// Rows that a micro-kernel takes at a time.
+pub fn height(unit: Unit) -> usize {
+    match unit {
+        Unit::F32 | Unit::Bf16Pair => ROWS,
+        Unit::Bf16Tile => TILE_ROWS,
+    }
+}
 
 /// Where a panel's columns lie: how many units of 32 bits apart.
 #[derive(Clone, Copy, Debug)]
@@ -36,12 +48,12 @@ impl Steps {
         Steps { unit, strip: STRIP }
     }
 
-    /// As a panel of so many units is best packed. AVX-512 has registers for a tile of all 64 columns. The other levels go
-    /// along the depth once for each strip, and read it fastest where it lies in one piece.
-    pub fn packed(isa: Isa, units: usize) -> Steps {
-        match isa {
-            Isa::Avx512Bf16 | Isa::Avx512 => Steps::side_by_side(WIDTH),
-            Isa::Avx2 | Isa::Portable => Steps { unit: STRIP, strip: units * STRIP },
+    /// As a panel of so many units is best packed. AVX-512 has registers for sums of all 64 columns. The others, tiles among
+    /// them, go along the depth once for each strip or two, and read it fastest where it lies in one piece.
+    pub fn packed((isa, unit): (Isa, Unit), units: usize) -> Steps {
+        match (isa, unit) {
+            (_, Unit::Bf16Tile) | (Isa::Avx2 | Isa::Portable, _) => Steps { unit: STRIP, strip: units * STRIP },
+            (Isa::AmxBf16 | Isa::Avx512Bf16 | Isa::Avx512, _) => Steps::side_by_side(WIDTH),
         }
     }
 
@@ -70,8 +82,8 @@ pub struct Panel<'a> {
 
 impl Panel<'_> {
     /// One of so many units, packed as [`Steps::packed`] says.
-    pub fn packed(isa: Isa, panel: &[u32], units: usize) -> Panel<'_> {
-        let steps = Steps::packed(isa, units);
+    pub fn packed(how: (Isa, Unit), panel: &[u32], units: usize) -> Panel<'_> {
+        let steps = Steps::packed(how, units);
         Panel { units: Units::of(panel, steps.unit), steps }
     }
 }
@@ -96,7 +108,7 @@ use with_height;
 /// What a tile reads and writes. Nothing needs to be aligned.
 #[derive(Clone, Copy)]
 struct Tile {
-    /// 1 to [`HEIGHT`].
+    /// 1 to [`height`].
     height: usize,
     /// Strips of columns that are wanted, 1 to 4; sums of the others may be left as they are.
     strips: usize,
@@ -120,15 +132,17 @@ type Kernel = unsafe fn(&Tile);
 fn kernel(isa: Isa, unit: Unit) -> Kernel {
     match (isa, unit) {
         #[cfg(target_arch = "x86_64")]
+        (Isa::AmxBf16, Unit::Bf16Tile) => amx::pair_tile,
+        #[cfg(target_arch = "x86_64")]
         (Isa::Avx512Bf16, Unit::Bf16Pair) => avx512::pair_tile,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512Bf16 | Isa::Avx512, Unit::F32) => avx512::f32_tile,
+        (Isa::AmxBf16 | Isa::Avx512Bf16 | Isa::Avx512, Unit::F32) => avx512::f32_tile,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, Unit::F32) => avx2::f32_tile,
         #[cfg(not(target_arch = "x86_64"))]
-        (Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2, Unit::F32) => portable::f32_tile,
+        (Isa::AmxBf16 | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2, Unit::F32) => portable::f32_tile,
         (Isa::Portable, Unit::F32) => portable::f32_tile,
-        (_, Unit::Bf16Pair) => unreachable!("{isa:?} multiplies no pairs: see Unit::of"),
+        (_, Unit::Bf16Pair | Unit::Bf16Tile) => unreachable!("{isa:?} multiplies no {unit:?}: see Unit::of"),
     }
 }
 
@@ -147,13 +161,14 @@ pub fn multiply(
     assert!(rows.has(count, units) && panel.units.holds(panel.steps.length(units)) && (1..=WIDTH).contains(&columns));
     assert!(count == 0 || sums.len() >= (count - 1) * sums_step + WIDTH);
     assert!(
-        panel.steps.strip == STRIP || Steps::packed(isa, units).strip != STRIP,
+        panel.steps.strip == STRIP || Steps::packed((isa, unit), units).strip != STRIP,
         "{isa:?} takes all columns at once"
     );
-    let kernel = kernel(isa, unit);
-    for first in (0..count).step_by(HEIGHT) {
+    assert!(unit != Unit::Bf16Tile || (units > 0 && units.is_multiple_of(STRIP)), "{units} units are no whole tiles");
+    let (kernel, height) = (kernel(isa, unit), height(unit));
+    for first in (0..count).step_by(height) {
         let tile = Tile {
-            height: HEIGHT.min(count - first),
+            height: height.min(count - first),
             strips: columns.div_ceil(STRIP),
             rows: rows.from(first * rows.step).as_ptr(),
             row_step: rows.step,

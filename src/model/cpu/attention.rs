@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::layer::Visit;
 use super::linear::add_to;
-use super::workspace::{Workspace, take};
+use super::workspace::Workspace;
 use super::{CpuDecoder, Past};
 use crate::kernel::attention::{KeyValues, Queries, Scratch, Sight, attend};
 use crate::kernel::product::{Rows, padded};
@@ -75,7 +75,7 @@ impl<E: Element> CpuDecoder<E> {
         space: &mut Workspace<E>,
     ) {
         let (count, width) = (rows.len(), self.width());
-        self.norm_rows(states, &visit.layer.input_norm, take(&mut space.normed, count * width));
+        self.norm_rows(states, &visit.layer.input_norm, space.normed.take(count * width));
         self.project(visit, rows.clone(), space);
         match pasts {
             Pasts::Continue(pasts) => self.mix_with_pasts(visit, pasts, space),
@@ -103,7 +103,7 @@ impl<E: Element> CpuDecoder<E> {
         let terms = [0, 1, 2].map(|place| pairs.terms(place, x, visit.weights.matrix(place), low));
         let places = self.places(visit, rows.clone());
         let of_keys = tokens * kv_heads * step;
-        let all = [take(queries, count * heads * step), take(keys, of_keys), take(values, of_keys)].map(Shared::new);
+        let all = [queries.take(count * heads * step), keys.take(of_keys), values.take(of_keys)].map(Shared::new);
         let out = Heads { all, group: heads / kv_heads, step, rows, tokens };
         let sets = terms.each_ref().map(|terms| [&terms[..]]);
         self.kernels.multiply_beside(count, head_dim, &sets, |which, mut sums| {
@@ -149,7 +149,7 @@ impl<E: Element> CpuDecoder<E> {
         let group = heads / kv_heads;
         let Workspace { queries, keys, values, mixed, .. } = space;
         let (queries, keys, values) = (&queries[..], &keys[..], &values[..]);
-        let mixed = Shared::new(take(mixed, count * heads * head_dim));
+        let mixed = Shared::new(mixed.take(count * heads * head_dim));
         let items = items(pieces(visit.packed, rows.clone()));
         let size = visit.packed.len() * step;
         (0..items.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|item| {
@@ -182,7 +182,7 @@ impl<E: Element> CpuDecoder<E> {
         let group = heads / kv_heads;
         let Workspace { queries, keys, values, mixed, .. } = space;
         let (queries, keys, values) = (&queries[..], &keys[..], &values[..]);
-        let mixed = Shared::new(take(mixed, count * heads * head_dim));
+        let mixed = Shared::new(mixed.take(count * heads * head_dim));
         let heads_of = pasts.par_iter_mut().enumerate().flat_map_iter(|(segment, past)| {
             past.layer_mut(visit.index).iter_mut().enumerate().map(move |(head, seen)| (segment, head, seen))
         });

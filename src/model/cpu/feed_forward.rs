@@ -9,9 +9,9 @@ use super::CpuDecoder;
 use super::layer::Visit;
 use super::linear::{LowRank, Span, add_to, spans_of};
 use super::routing::{Routed, choose};
-use super::workspace::{ExpertInput, GateUp, Low, ROWS_A_TASK, Workspace, take};
+use super::workspace::{ExpertInput, GateUp, Low, ROWS_A_TASK, Workspace};
 use crate::kernel::product::{Block, Kernels, Rows, Term};
-use crate::kernel::{Element, Matrix, Shared, rows};
+use crate::kernel::{Element, Lines, Matrix, Shared, rows};
 use crate::model::config::{Activation, Mixture};
 use crate::model::names::{ATTENTION_LINEARS, EXPERT_LINEARS};
 
@@ -56,7 +56,7 @@ impl<E: Element> CpuDecoder<E> {
         let chunk = chunk.filter(|_| mixture.is_some()); // a dense one is never cut itself
         let mut input = space.take_input(chunk);
         if visit.places.contains(&FIRST) {
-            self.norm_rows(states, &visit.layer.feed_forward_norm, take(&mut input.normed, states.len()));
+            self.norm_rows(states, &visit.layer.feed_forward_norm, input.normed.take(states.len()));
             input.routed = mixture.map_or(Vec::new(), |mixture| self.route(visit, mixture, states, space));
         }
         let mut update = std::mem::take(&mut space.update);
@@ -92,7 +92,7 @@ impl<E: Element> CpuDecoder<E> {
         let experts = input.routed.iter().enumerate();
         for (expert, chosen) in experts.filter(|(expert, chosen)| visited(*expert) && !chosen.rows.is_empty()) {
             let count = chosen.rows.len();
-            let gathered = take(gathered, count * width);
+            let gathered = gathered.take(count * width);
             let copies = gathered.par_chunks_mut(width).zip(&chosen.rows).with_min_len(ROWS_A_TASK);
             copies.for_each(|(to, &row)| to.copy_from_slice(&normed[row * width..(row + 1) * width]));
             let x = Rows { numbers: &gathered[..], step: width };
@@ -144,13 +144,13 @@ impl<E: Element> CpuDecoder<E> {
         let (width, experts) = (self.width(), mixture.experts);
         let count = states.len() / width;
         let Workspace { normed_f32, low_f32, logits, .. } = space;
-        let normed = take(normed_f32, states.len());
+        let normed = normed_f32.take(states.len());
         self.norm_rows(states, &visit.layer.feed_forward_norm, normed);
         let x = Rows { numbers: &normed[..], step: width };
         let pairs = &visit.layer.pairs.router;
         let low = pairs.project(&self.f32_kernels, x, count, visit.spans, low_f32);
         let terms = pairs.terms(0, x, visit.weights.matrix(ROUTER), low);
-        let logits = take(logits, count * experts);
+        let logits = logits.take(count * experts);
         logits.fill(0.0);
         add_to(&self.f32_kernels, count, &terms, logits, experts);
         let mut routed = vec![Routed::default(); experts];
@@ -172,13 +172,13 @@ impl<E: Element> Gate<'_, E> {
         pairs: &LowRank,
         [w1, w3]: [Matrix; 2],
         low: &mut Low<E>,
-        (gated, kept): (&mut Vec<E>, Option<&mut GateUp>),
+        (gated, kept): (&mut Lines<E>, Option<&mut GateUp>),
     ) {
         let low = pairs.project(self.kernels, x, count, spans, low);
         let (gate, up) = (pairs.terms(0, x, w1, low), pairs.terms(1, x, w3, low));
         let (inner, isa) = (self.inner, self.kernels.isa);
-        let out = Shared::new(take(gated, count * inner));
-        let kept = kept.map(|kept| kept.each_mut().map(|numbers| Shared::new(take(numbers, count * inner))));
+        let out = Shared::new(gated.take(count * inner));
+        let kept = kept.map(|kept| kept.each_mut().map(|numbers| Shared::new(numbers.take(count * inner))));
         self.kernels.multiply(count, [&gate, &up], |Block { rows, columns, sums: [gate, up] }: Block<2>| {
             let first = rows.start * inner + columns.start;
             for (kept, sums) in kept.iter().flatten().zip([&gate, &up]) {

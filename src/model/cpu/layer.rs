@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use super::linear::{LowRank, Span};
 use super::rotary::Angles;
 use super::weights::LayerWeights;
-use super::workspace::{ROWS_A_TASK, Workspace, take};
+use super::workspace::{ROWS_A_TASK, Workspace};
 use super::{CpuDecoder, Hidden, Past};
-use crate::kernel::{Element, rows};
+use crate::kernel::{Element, Lines, rows};
 use crate::model::adapter::LoraPair;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Pasts;
@@ -164,11 +164,11 @@ impl<E: Element> CpuDecoder<E> {
         &self,
         states: &mut [f32],
         norm: Option<&[f32]>,
-        update: &mut Vec<f32>,
+        update: &mut Lines<f32>,
         add: impl FnOnce(&mut [f32]),
     ) {
         let Some(norm) = norm else { return add(states) };
-        let update = take(update, states.len());
+        let update = update.take(states.len());
         update.fill(0.0);
         add(update);
         let (width, eps) = (self.width(), self.config.rms_norm_eps);

@@ -8,7 +8,7 @@ use std::ops::Range;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::workspace::{Low, ROWS_A_TASK, take};
+use super::workspace::{Low, ROWS_A_TASK};
 use crate::kernel::product::{Block, Kernels, Rows, Term, padded};
 use crate::kernel::{Element, Matrix, Numbers, Shared, bytes_of, rows};
 use crate::model::adapter::LoraPair;
@@ -103,7 +103,7 @@ impl LowRank {
         low: &'a mut Low<E>,
     ) -> Rows<'a, E> {
         let step = self.ranks;
-        let u = take(&mut low.u, count * step);
+        let u = low.u.take(count * step);
         if spans.iter().all(|span| span.dropout.is_none()) {
             if step > 0 {
                 self.fill(kernels, x, count, 0..step, u);
@@ -111,7 +111,7 @@ impl LowRank {
         } else {
             u.fill(E::default());
             for pair in self.pairs.iter().flatten() {
-                let dropped = take(&mut low.dropped, count * self.inputs);
+                let dropped = low.dropped.take(count * self.inputs);
                 drop_some(&pair.module, x, spans, dropped);
                 let dropped = Rows { numbers: &dropped[..], step: self.inputs };
                 self.fill(kernels, dropped, count, pair.first..pair.first + pair.rank, u);

@@ -1,6 +1,7 @@
 //! Buffers that every layer uses again: nothing is allocated while tokens walk.
 
 use super::routing::Routed;
+use crate::kernel::Lines;
 
 /// Rows that a thread takes at a time where a row is little work.
 pub const ROWS_A_TASK: usize = 16;
@@ -9,20 +10,20 @@ pub const ROWS_A_TASK: usize = 16;
 #[derive(Default)]
 pub struct Workspace<E> {
     /// Keys and values of the whole wave in one layer, head by head: (kv_heads, tokens, head_dim).
-    pub keys: Vec<E>,
-    pub values: Vec<E>,
+    pub keys: Lines<E>,
+    pub values: Lines<E>,
 
     // Of the tokens in hand:
-    pub normed: Vec<E>,       // (rows, hidden)
-    pub normed_f32: Vec<f32>, // (rows, hidden), what a router reads
-    pub queries: Vec<E>,      // (kv_heads, rows, group, head_dim)
-    pub mixed: Vec<E>,        // (rows, heads, head_dim)
-    pub gathered: Vec<E>,     // (rows of an expert, hidden)
-    pub gated: Vec<E>,        // (rows, intermediate)
-    pub low: Low<E>,          // of an adapter's pairs
-    pub low_f32: Low<f32>,    // the same for a router
-    pub logits: Vec<f32>,     // (rows, experts)
-    pub update: Vec<f32>,     // (rows, hidden), where it is normed before it is added
+    pub normed: Lines<E>,       // (rows, hidden)
+    pub normed_f32: Lines<f32>, // (rows, hidden), what a router reads
+    pub queries: Lines<E>,      // (kv_heads, rows, group, head_dim)
+    pub mixed: Lines<E>,        // (rows, heads, head_dim)
+    pub gathered: Lines<E>,     // (rows of an expert, hidden)
+    pub gated: Lines<E>,        // (rows, intermediate)
+    pub low: Low<E>,            // of an adapter's pairs
+    pub low_f32: Low<f32>,      // the same for a router
+    pub logits: Lines<f32>,     // (rows, experts)
+    pub update: Lines<f32>,     // (rows, hidden), where it is normed before it is added
 
     /// By expert, a dense feed-forward being one: what its gate and its up return, where a training step keeps them.
     pub inner: Option<Vec<GateUp>>,
@@ -32,12 +33,12 @@ pub struct Workspace<E> {
 }
 
 /// What gate and up return for an expert's rows, (rows, intermediate) each.
-pub type GateUp = [Vec<f32>; 2];
+pub type GateUp = [Lines<f32>; 2];
 
 /// What a feed-forward reads of the rows in hand.
 #[derive(Default)]
 pub struct ExpertInput<E> {
-    pub normed: Vec<E>, // (rows, hidden)
+    pub normed: Lines<E>, // (rows, hidden)
     /// By expert; empty where there are none.
     pub routed: Vec<Routed>,
 }
@@ -66,15 +67,6 @@ impl<E: Default> Workspace<E> {
 /// What LoRA pairs make of their input.
 #[derive(Default)]
 pub struct Low<E> {
-    pub u: Vec<E>,       // (rows, ranks)
-    pub dropped: Vec<E>, // (rows, inputs)
-}
-
-/// The first `count` numbers of a buffer, which grows if it must. What they hold is of an earlier use.
-pub fn take<T: Copy + Default>(buffer: &mut Vec<T>, count: usize) -> &mut [T] {
-    if buffer.len() < count {
-        // Of plain zeros, whose pages are made by the threads that write them.
-        *buffer = vec![T::default(); count];
-    }
-    &mut buffer[..count]
+    pub u: Lines<E>,       // (rows, ranks)
+    pub dropped: Lines<E>, // (rows, inputs)
 }

@@ -8,26 +8,26 @@ use crate::kernel::attention::backward::{
     BackwardScratch, Keys, Panels, RowStatistics, keys_backward, queries_backward,
 };
 use crate::kernel::product::{Rows, Term, padded};
-use crate::kernel::{Element, Pool, Shared, backward, rows};
+use crate::kernel::{Element, Lines, Pool, Shared, backward, rows};
 use crate::model::cpu::CpuDecoder;
 use crate::model::cpu::attention::{OUTPUT, segment_rows};
 use crate::model::cpu::layer::Visit;
-use crate::model::cpu::workspace::{Low, ROWS_A_TASK, Workspace, take};
+use crate::model::cpu::workspace::{Low, ROWS_A_TASK, Workspace};
 use crate::model::training::PairGradient;
 
 /// Buffers of one walk.
 #[derive(Default)]
 pub struct Scratch<E> {
-    outward: Vec<f32>,    // (rows, hidden): gradient of what attention returned
-    of_output: Vec<E>,    // (rows, hidden): the same
-    of_mixed: Vec<f32>,   // (rows, heads, head_dim)
-    of_heads: Vec<E>,     // (kv_heads, rows, group, head_dim): the same
-    before: Vec<f32>,     // (rows, heads or kv_heads, head_dim): what a norm of heads read
-    found: [Vec<f32>; 3], // (rows, heads or kv_heads, head_dim): of queries, keys, values
-    rounded: [Vec<E>; 3], // the same
-    of_normed: Vec<f32>,  // (rows, hidden)
+    outward: Lines<f32>,    // (rows, hidden): gradient of what attention returned
+    of_output: Lines<E>,    // (rows, hidden): the same
+    of_mixed: Lines<f32>,   // (rows, heads, head_dim)
+    of_heads: Lines<E>,     // (kv_heads, rows, group, head_dim): the same
+    before: Lines<f32>,     // (rows, heads or kv_heads, head_dim): what a norm of heads read
+    found: [Lines<f32>; 3], // (rows, heads or kv_heads, head_dim): of queries, keys, values
+    rounded: [Lines<E>; 3], // the same
+    of_normed: Lines<f32>,  // (rows, hidden)
     low: Low<E>,
-    v: Vec<E>,
+    v: Lines<E>,
     pairs: linear::Scratch<E>,
     heads: Pool<HeadScratch<E>>,
 }
@@ -66,7 +66,7 @@ impl<E: Element> CpuDecoder<E> {
         let (of_inputs, of_output) = sums.split_at_mut(OUTPUT);
         self.output_back(visit, gradient, space, scratch, of_output);
         self.mix_back(visit, space, scratch);
-        self.norm_rows(input, &visit.layer.input_norm, take(&mut space.normed, input.len()));
+        self.norm_rows(input, &visit.layer.input_norm, space.normed.take(input.len()));
         self.split_back(visit, space, scratch);
         self.project_back(visit, space, scratch, of_inputs);
         let of_normed = &scratch.of_normed[..input.len()];
@@ -88,11 +88,11 @@ impl<E: Element> CpuDecoder<E> {
         let mixed = Rows { numbers: &space.mixed[..count * inner], step: inner };
         let (pairs, weight) = (&visit.layer.pairs.output, visit.weights.matrix(OUTPUT));
         let u = pairs.project(&self.kernels, mixed, count, visit.spans, low);
-        let outward = take(outward, count * width);
+        let outward = outward.take(count * width);
         match &visit.layer.output_norms {
             None => outward.copy_from_slice(gradient),
             Some([norm, _]) => {
-                let returned = take(&mut space.update, count * width);
+                let returned = space.update.take(count * width);
                 self.put(count, &pairs.terms(0, mixed, weight, u), returned, width);
                 outward.fill(0.0);
                 self.norm_back(returned, norm, gradient, outward);
@@ -101,7 +101,7 @@ impl<E: Element> CpuDecoder<E> {
         let of_output = self.rounded(outward, of_output);
         let g = [Rows { numbers: of_output, step: width }];
         let v = pairs.back(&self.kernels, &g, count, v);
-        let of_mixed = take(of_mixed, count * inner);
+        let of_mixed = of_mixed.take(count * inner);
         self.put(count, &pairs.terms_back(&[weight], &g, v, visit.spans), of_mixed, inner);
         pairs.add_dropped(&self.kernels, v, count, visit.spans, None, of_mixed);
         let seen = Seen { x: mixed, u, g: &g, v, spans: visit.spans };
@@ -115,9 +115,9 @@ impl<E: Element> CpuDecoder<E> {
         let step = padded::<E>(head_dim);
         let Scratch { of_mixed, of_heads, found: [of_queries, of_keys, of_values], heads: pool, .. } = scratch;
         let of_heads = self.by_head(&of_mixed[..count * heads * head_dim], of_heads);
-        let of_queries = Shared::new(take(of_queries, count * heads * head_dim));
-        let of_keys = Shared::new(take(of_keys, count * kv_heads * head_dim));
-        let of_values = Shared::new(take(of_values, count * kv_heads * head_dim));
+        let of_queries = Shared::new(of_queries.take(count * heads * head_dim));
+        let of_keys = Shared::new(of_keys.take(count * kv_heads * head_dim));
+        let of_values = Shared::new(of_values.take(count * kv_heads * head_dim));
         let sight = self.sight(visit);
         (0..visit.packed.segments.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|item| {
             let (head, rows) = (item % kv_heads, segment_rows(visit.packed, item / kv_heads));
@@ -156,11 +156,11 @@ impl<E: Element> CpuDecoder<E> {
     }
 
     /// The mixed values' gradient where attention reads it: (kv_heads, rows, group, head_dim).
-    fn by_head<'a>(&self, of_mixed: &[f32], of_heads: &'a mut Vec<E>) -> &'a [E] {
+    fn by_head<'a>(&self, of_mixed: &[f32], of_heads: &'a mut Lines<E>) -> &'a [E] {
         let (heads, head_dim) = (self.config.num_attention_heads, self.config.head_dim);
         let (step, group) = (padded::<E>(head_dim), heads / self.config.num_key_value_heads);
         let count = of_mixed.len() / (heads * head_dim);
-        let of_heads = take(of_heads, count * heads * step);
+        let of_heads = of_heads.take(count * heads * step);
         let out = Shared::new(of_heads);
         let rows_of = of_mixed.par_chunks(heads * head_dim).enumerate().with_min_len(ROWS_A_TASK);
         rows_of.for_each(|(row, mixed)| {
@@ -212,7 +212,7 @@ impl<E: Element> CpuDecoder<E> {
         let x = Rows { numbers: &space.normed[..count * self.width()], step: self.width() };
         let pairs = &visit.layer.pairs.inputs;
         let u = pairs.project(&self.kernels, x, count, visit.spans, low);
-        let before = take(before, count * weight.rows);
+        let before = before.take(count * weight.rows);
         self.put(count, &pairs.terms(which, x, weight, u), before, weight.rows);
         if let Some(biases) = &visit.layer.biases {
             before.par_chunks_mut(weight.rows).for_each(|row| rows::add(self.kernels.isa, &biases[which], row));
@@ -238,7 +238,7 @@ impl<E: Element> CpuDecoder<E> {
         });
         let u = pairs.project(&self.kernels, x, count, visit.spans, low);
         let v = pairs.back(&self.kernels, &g, count, v);
-        let of_normed = take(of_normed, count * width);
+        let of_normed = of_normed.take(count * width);
         let terms: Vec<Term<E>> = pairs.terms_back(&weights, &g, v, visit.spans);
         self.put(count, &terms, of_normed, width);
         pairs.add_dropped(&self.kernels, v, count, visit.spans, None, of_normed);

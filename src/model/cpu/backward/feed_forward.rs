@@ -13,22 +13,22 @@ use super::linear::{self, Seen};
 use super::router;
 use crate::kernel::backward::{self, Gate, Inner};
 use crate::kernel::product::{Block, Rows, Term};
-use crate::kernel::{Element, Isa, Matrix, PANEL_WIDTH, Shared, rows};
+use crate::kernel::{Element, Isa, Lines, Matrix, PANEL_WIDTH, Shared, rows};
 use crate::model::config::Activation;
 use crate::model::cpu::CpuDecoder;
 use crate::model::cpu::feed_forward::{DENSE, Places, places_of_expert};
 use crate::model::cpu::layer::Visit;
 use crate::model::cpu::linear::{LowRank, Span, runs, spans_of, within};
 use crate::model::cpu::routing::Routed;
-use crate::model::cpu::workspace::{GateUp, Low, ROWS_A_TASK, Workspace, take};
+use crate::model::cpu::workspace::{GateUp, Low, ROWS_A_TASK, Workspace};
 use crate::model::training::PairGradient;
 
 /// Buffers of one walk.
 #[derive(Default)]
 pub struct Scratch<E> {
-    outward: Vec<f32>,   // (rows, hidden): gradient of what the feed-forward returned
-    of_output: Vec<E>,   // (rows, hidden): the same
-    of_normed: Vec<f32>, // (rows, hidden): gradient of what it read
+    outward: Lines<f32>,   // (rows, hidden): gradient of what the feed-forward returned
+    of_output: Lines<E>,   // (rows, hidden): the same
+    of_normed: Lines<f32>, // (rows, hidden): gradient of what it read
     expert: Expert<E>,
     router: router::Scratch,
 }
@@ -36,16 +36,16 @@ pub struct Scratch<E> {
 /// Of one expert's rows.
 #[derive(Default)]
 struct Expert<E> {
-    x: Vec<E>,          // (rows, hidden): what it reads
-    g: Vec<E>,          // (rows, hidden): gradient of what it returns, before the rows' weights
-    gate: Vec<f32>,     // (rows, intermediate)
-    up: Vec<f32>,       // the same
-    hidden: Vec<E>,     // the same
-    of_gate: Vec<E>,    // the same
-    of_up: Vec<E>,      // the same
-    products: Vec<f32>, // (rows, panels)
+    x: Lines<E>,          // (rows, hidden): what it reads
+    g: Lines<E>,          // (rows, hidden): gradient of what it returns, before the rows' weights
+    gate: Lines<f32>,     // (rows, intermediate)
+    up: Lines<f32>,       // the same
+    hidden: Lines<E>,     // the same
+    of_gate: Lines<E>,    // the same
+    of_up: Lines<E>,      // the same
+    products: Lines<f32>, // (rows, panels)
     low: [Low<E>; 2],
-    v: [Vec<E>; 2],
+    v: [Lines<E>; 2],
     pairs: linear::Scratch<E>,
 }
 
@@ -76,8 +76,8 @@ impl<E: Element> CpuDecoder<E> {
         sums: &mut [Option<PairGradient>],
     ) {
         self.outward(visit, middle, gradient, space, scratch);
-        self.norm_rows(middle, &visit.layer.feed_forward_norm, take(&mut space.normed, middle.len()));
-        take(&mut scratch.of_normed, middle.len()).fill(0.0);
+        self.norm_rows(middle, &visit.layer.feed_forward_norm, space.normed.take(middle.len()));
+        scratch.of_normed.take(middle.len()).fill(0.0);
         match self.config.mixture_of(visit.index) {
             None => self.dense_back(visit, inner, space, scratch, sums),
             Some(mixture) => {
@@ -113,7 +113,7 @@ impl<E: Element> CpuDecoder<E> {
             return;
         };
         let returned = self.feed_forward_returned(visit, middle, space);
-        let outward = take(&mut scratch.outward, middle.len());
+        let outward = scratch.outward.take(middle.len());
         outward.fill(0.0);
         self.norm_back(&returned, norm, gradient, outward);
         self.rounded(outward, &mut scratch.of_output);
@@ -123,7 +123,7 @@ impl<E: Element> CpuDecoder<E> {
     fn feed_forward_returned(&self, visit: &Visit, middle: &[f32], space: &mut Workspace<E>) -> Vec<f32> {
         let mut returned = vec![0.0; middle.len()];
         let mut input = space.take_input(None);
-        self.norm_rows(middle, &visit.layer.feed_forward_norm, take(&mut input.normed, middle.len()));
+        self.norm_rows(middle, &visit.layer.feed_forward_norm, input.normed.take(middle.len()));
         match self.config.mixture_of(visit.index) {
             None => self.dense(visit, &input.normed, &mut returned, space),
             Some(mixture) => {
@@ -216,7 +216,7 @@ impl<E: Element> CpuDecoder<E> {
             let u = inputs.project(&self.kernels, x, count, spans, &mut work.low[0]);
             for (place, weight, out) in [(0, places.w1, &mut work.gate), (1, places.w3, &mut work.up)] {
                 let terms = inputs.terms(place, x, visit.weights.matrix(weight), u);
-                self.put(count, &terms, take(out, count * inner), inner);
+                self.put(count, &terms, out.take(count * inner), inner);
             }
         }
         let [_, of_low] = &mut work.v;
@@ -226,10 +226,10 @@ impl<E: Element> CpuDecoder<E> {
         let hidden = Hidden {
             gate,
             up,
-            hidden: Shared::new(take(&mut work.hidden, count * inner)),
-            of_gate: Shared::new(take(&mut work.of_gate, count * inner)),
-            of_up: Shared::new(take(&mut work.of_up, count * inner)),
-            products: Shared::new(take(&mut work.products, count * inner.div_ceil(PANEL_WIDTH))),
+            hidden: Shared::new(work.hidden.take(count * inner)),
+            of_gate: Shared::new(work.of_gate.take(count * inner)),
+            of_up: Shared::new(work.of_up.take(count * inner)),
+            products: Shared::new(work.products.take(count * inner.div_ceil(PANEL_WIDTH))),
             weights,
             inner,
         };
@@ -352,8 +352,8 @@ impl<E: Element> Hidden<'_, E> {
 }
 
 /// Copies some rows side by side.
-fn gather<E: Element>(from: &[E], rows: &[usize], width: usize, out: &mut Vec<E>) {
-    let out = take(out, rows.len() * width);
+fn gather<E: Element>(from: &[E], rows: &[usize], width: usize, out: &mut Lines<E>) {
+    let out = out.take(rows.len() * width);
     let copies = out.par_chunks_mut(width).zip(rows).with_min_len(ROWS_A_TASK);
     copies.for_each(|(to, &row)| to.copy_from_slice(&from[row * width..(row + 1) * width]));
 }

@@ -6,10 +6,9 @@ use rayon::prelude::*;
 use super::Portion;
 use crate::kernel::backward::{self, Target};
 use crate::kernel::product::{Block, Rows, Term, padded};
-use crate::kernel::{Element, Shared, rows};
+use crate::kernel::{Element, Lines, Shared, rows};
 use crate::model::config::ModelConfig;
 use crate::model::cpu::CpuDecoder;
-use crate::model::cpu::workspace::take;
 
 /// Numbers of a chunk's logits: 64 MiB in f32.
 const LOGITS: usize = 16 << 20;
@@ -17,12 +16,12 @@ const LOGITS: usize = 16 << 20;
 /// Buffers of one walk.
 #[derive(Default)]
 pub struct Scratch<E> {
-    states: Vec<f32>,        // (rows, hidden)
-    normed: Vec<E>,          // (rows, hidden)
-    logits: Vec<f32>,        // (rows, vocabulary)
-    logit_gradients: Vec<E>, // (rows, vocabulary filled up to whole groups)
-    gradients: Vec<f32>,     // (rows, hidden)
-    losses: Vec<f64>,        // (rows)
+    states: Lines<f32>,        // (rows, hidden)
+    normed: Lines<E>,          // (rows, hidden)
+    logits: Lines<f32>,        // (rows, vocabulary)
+    logit_gradients: Lines<E>, // (rows, vocabulary filled up to whole groups)
+    gradients: Lines<f32>,     // (rows, hidden)
+    losses: Lines<f64>,        // (rows)
 }
 
 /// Bytes of the buffers for so many tokens.
@@ -58,7 +57,7 @@ impl<E: Element> CpuDecoder<E> {
         let mut means = vec![0.0; portion.spans.len()];
         for chunk in wanted.chunks((LOGITS / self.config.vocab_size).max(1)) {
             self.chunk_loss(chunk, states, out.as_deref_mut(), scratch)?;
-            for (wanted, loss) in chunk.iter().zip(&scratch.losses) {
+            for (wanted, loss) in chunk.iter().zip(&*scratch.losses) {
                 means[wanted.batch] += loss / portion.targets_of[wanted.batch] as f64;
             }
         }
@@ -74,13 +73,13 @@ impl<E: Element> CpuDecoder<E> {
     ) -> Result<()> {
         let (count, width, vocabulary) = (chunk.len(), self.width(), self.config.vocab_size);
         let Scratch { states: picked, normed, logits, logit_gradients, gradients, losses } = scratch;
-        let (picked, normed) = (take(picked, count * width), take(normed, count * width));
+        let (picked, normed) = (picked.take(count * width), normed.take(count * width));
         let rows_of = picked.chunks_exact_mut(width).zip(chunk);
         rows_of.for_each(|(to, wanted)| to.copy_from_slice(&states[wanted.row * width..][..width]));
         self.norm_rows(picked, &self.norm, normed);
         let head = self.weights.head()?;
         let head = head.matrix(self.weights.rounded_to_f16());
-        let logits = take(logits, count * vocabulary);
+        let logits = logits.take(count * vocabulary);
         let shared = Shared::new(logits);
         let normed = Rows { numbers: &normed[..], step: width };
         self.kernels.multiply(count, [&[Term::along(normed, head)]], |block: Block<1>| {
@@ -91,7 +90,7 @@ impl<E: Element> CpuDecoder<E> {
             rows::put_block(self.kernels.isa, sums, out);
         });
         let (step, cap) = (padded::<E>(vocabulary), self.config.final_softcap.map(|cap| cap as f32));
-        let (logit_gradients, losses) = (take(logit_gradients, count * step), take(losses, count));
+        let (logit_gradients, losses) = (logit_gradients.take(count * step), losses.take(count));
         let rows_of =
             logits.par_chunks_mut(vocabulary).zip(logit_gradients.par_chunks_mut(step)).zip(chunk).zip(losses);
         rows_of.for_each(|(((logits, logit_gradients), wanted), loss)| {
@@ -106,7 +105,7 @@ impl<E: Element> CpuDecoder<E> {
             );
         });
         let Some(out) = out else { return Ok(()) };
-        let gradients = take(gradients, count * width);
+        let gradients = gradients.take(count * width);
         let logit_gradients = Rows { numbers: &logit_gradients[..], step };
         self.put(count, &[Term::across(logit_gradients, head)], gradients, width);
         for ((wanted, gradient), state) in

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::model::cpu::workspace::{GateUp, Workspace, take};
+use crate::kernel::Lines;
+use crate::model::cpu::workspace::{GateUp, Workspace};
 use crate::spill::Spill;
 
 /// What is kept of layers, by portion.
@@ -20,17 +21,17 @@ enum Inputs {
     /// By layer and portion: (tokens, hidden).
     InMemory(Vec<Vec<Vec<f32>>>),
     /// A record for each portion of each layer.
-    Spilled { file: Spill, portions: usize, buffer: Vec<f32> },
+    Spilled { file: Spill, portions: usize, buffer: Lines<f32> },
 }
 
 /// What a layer computed of a portion, as [`Workspace`] has it.
 pub struct Activations<E> {
-    queries: Vec<E>,
-    keys: Vec<E>,
-    values: Vec<E>,
-    mixed: Vec<E>,
+    queries: Lines<E>,
+    keys: Lines<E>,
+    values: Lines<E>,
+    mixed: Lines<E>,
     /// The states between attention and feed-forward, (tokens, hidden).
-    middle: Vec<f32>,
+    middle: Lines<f32>,
     inner: Vec<GateUp>,
 }
 
@@ -42,7 +43,7 @@ impl<E> Kept<E> {
             Some(folder) => {
                 let lengths = (0..layers).flat_map(|_| states.iter().map(Vec::len));
                 let file = Spill::create(folder, "layer-inputs", lengths)?;
-                Inputs::Spilled { file, portions: states.len(), buffer: Vec::new() }
+                Inputs::Spilled { file, portions: states.len(), buffer: Lines::default() }
             }
         };
         Ok(Kept { inputs, activations: activations.then(Vec::new) })
@@ -73,7 +74,7 @@ impl<E> Kept<E> {
             Inputs::InMemory(layers) => Ok(&layers[layer][portion]),
             Inputs::Spilled { file, portions, buffer } => {
                 let record = layer * *portions + portion;
-                let numbers = take(buffer, file.numbers(record));
+                let numbers = buffer.take(file.numbers(record));
                 file.read(record, numbers)?;
                 Ok(numbers)
             }
@@ -97,7 +98,7 @@ impl<E> Activations<E> {
             keys: std::mem::take(&mut space.keys),
             values: std::mem::take(&mut space.values),
             mixed: std::mem::take(&mut space.mixed),
-            middle: middle.to_vec(),
+            middle: Lines::copy(middle),
             inner: Vec::new(),
         }
     }
@@ -108,7 +109,7 @@ impl<E> Activations<E> {
     }
 
     /// Puts back what attention left, and gives the rest.
-    pub fn restore(self, space: &mut Workspace<E>) -> (Vec<f32>, Vec<GateUp>) {
+    pub fn restore(self, space: &mut Workspace<E>) -> (Lines<f32>, Vec<GateUp>) {
         (space.queries, space.keys, space.values, space.mixed) = (self.queries, self.keys, self.values, self.mixed);
         (self.middle, self.inner)
     }

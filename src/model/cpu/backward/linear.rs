@@ -7,9 +7,8 @@
 use std::ops::Range;
 
 use crate::kernel::product::{Block, Kernels, Rows, Term, padded};
-use crate::kernel::{Element, Matrix, Shared};
+use crate::kernel::{Element, Lines, Matrix, Shared};
 use crate::model::cpu::linear::{LowRank, Pair, Span, drop_rows};
-use crate::model::cpu::workspace::take;
 use crate::model::training::PairGradient;
 
 /// What the pairs of linears that read the same input have seen, each (rows, ...).
@@ -26,8 +25,8 @@ pub struct Seen<'a, E> {
 /// Buffers of one walk.
 #[derive(Default)]
 pub struct Scratch<E> {
-    turned: Vec<E>,  // (ranks, rows filled up to whole groups)
-    dropped: Vec<E>, // (rows, inputs)
+    turned: Lines<E>,  // (ranks, rows filled up to whole groups)
+    dropped: Lines<E>, // (rows, inputs)
 }
 
 impl LowRank {
@@ -37,10 +36,10 @@ impl LowRank {
         kernels: &Kernels<E>,
         g: &[Rows<E>],
         count: usize,
-        v: &'a mut Vec<E>,
+        v: &'a mut Lines<E>,
     ) -> Rows<'a, E> {
         let step = self.ranks;
-        let v = take(v, count * step);
+        let v = v.take(count * step);
         v.fill(E::default());
         let out = Shared::new(v);
         for (pair, g) in self.pairs.iter().zip(g).filter_map(|(pair, g)| Some((pair.as_ref()?, g))) {
@@ -144,7 +143,7 @@ impl LowRank {
         let own = |pair: &Pair| ranks.contains(&pair.first);
         let x = match (span.dropout, self.pairs.iter().flatten().find(|pair| own(pair))) {
             (Some(_), Some(pair)) => {
-                let dropped = take(dropped, unit.len() * self.inputs);
+                let dropped = dropped.take(unit.len() * self.inputs);
                 drop_rows(&pair.module, seen.x, span, unit, dropped);
                 matrix(dropped, unit.len(), self.inputs)
             }
@@ -175,7 +174,7 @@ fn collect_b<E: Element>(
     (u, g): (Rows<E>, Rows<E>),
     unit: &Range<usize>,
     sum: &mut PairGradient,
-    turned: &mut Vec<E>,
+    turned: &mut Lines<E>,
 ) {
     let turned = turn(u, unit, pair.first..pair.first + pair.rank, turned);
     let (outputs, sum) = (sum.b.rows, Shared::new(&mut sum.b.values));
@@ -230,10 +229,10 @@ fn turn<'a, E: Element>(
     rows: Rows<E>,
     range: &Range<usize>,
     columns: Range<usize>,
-    out: &'a mut Vec<E>,
+    out: &'a mut Lines<E>,
 ) -> Rows<'a, E> {
     let step = padded::<E>(range.len());
-    let turned = take(out, columns.len() * step);
+    let turned = out.take(columns.len() * step);
     turned.fill(E::default());
     for (index, row) in range.clone().enumerate() {
         let values = &rows.numbers[row * rows.step + columns.start..][..columns.len()];

@@ -30,9 +30,9 @@ use super::layer::Visit;
 use super::linear::Span;
 use super::routing::{choose, softmax};
 use super::weights::Visited;
-use super::workspace::{GateUp, ROWS_A_TASK, Workspace, take};
+use super::workspace::{GateUp, ROWS_A_TASK, Workspace};
 use crate::kernel::product::{Block, Term};
-use crate::kernel::{Element, Shared, backward, rows};
+use crate::kernel::{Element, Lines, Shared, backward, rows};
 use crate::model::adapter::Adapter;
 use crate::model::decoder::{Decoder, Pasts};
 use crate::model::dropout::Dropout;
@@ -75,7 +75,7 @@ struct Between<'a> {
 /// Buffers of the way back.
 #[derive(Default)]
 struct Scratch<E> {
-    middle: Vec<f32>, // (rows, hidden): the states between attention and feed-forward
+    middle: Lines<f32>, // (rows, hidden): the states between attention and feed-forward
     head: head::Scratch<E>,
     attention: attention::Scratch<E>,
     feed_forward: feed_forward::Scratch<E>,
@@ -196,7 +196,7 @@ impl<E: Element> CpuDecoder<E> {
             let visit = self.visit_with(layer, &visited, portion)?;
             self.attention(&visit, 0..portion.packed.len(), states, &mut Pasts::None, space);
             let activations = kept.as_ref().map(|_| Activations::of_attention(space, states));
-            space.inner = activations.as_ref().map(|_| vec![GateUp::default(); self.experts(layer)]);
+            space.inner = activations.as_ref().map(|_| (0..self.experts(layer)).map(|_| GateUp::default()).collect());
             self.feed_forward(&visit, None, states, space);
             if let (Some(kept), Some(activations)) = (&mut kept, activations) {
                 kept.push(activations.with_inner(space));
@@ -282,7 +282,7 @@ impl<E: Element> CpuDecoder<E> {
                     Some(inner)
                 }
                 None => {
-                    let middle = take(&mut scratch.middle, input.len());
+                    let middle = scratch.middle.take(input.len());
                     middle.copy_from_slice(input);
                     self.attention(&visit, 0..portion.packed.len(), middle, &mut Pasts::None, space);
                     None
@@ -338,8 +338,8 @@ impl<E: Element> CpuDecoder<E> {
     }
 
     /// Numbers rounded to what products are made of.
-    fn rounded<'a>(&self, numbers: &[f32], out: &'a mut Vec<E>) -> &'a [E] {
-        let (out, size) = (take(out, numbers.len()), ROWS_A_TASK * self.width());
+    fn rounded<'a>(&self, numbers: &[f32], out: &'a mut Lines<E>) -> &'a [E] {
+        let (out, size) = (out.take(numbers.len()), ROWS_A_TASK * self.width());
         let parts = out.par_chunks_mut(size).zip(numbers.par_chunks(size));
         parts.for_each(|(out, numbers)| rows::round(self.kernels.isa, numbers, out));
         out

@@ -3,6 +3,7 @@
 
 use super::linear::{self, Seen};
 use crate::kernel::Element;
+use crate::kernel::Lines;
 use crate::kernel::product::Rows;
 use crate::model::config::Mixture;
 use crate::model::cpu::CpuDecoder;
@@ -10,7 +11,7 @@ use crate::model::cpu::feed_forward::ROUTER;
 use crate::model::cpu::layer::Visit;
 use crate::model::cpu::linear::add_to;
 use crate::model::cpu::routing::{Routed, softmax};
-use crate::model::cpu::workspace::{Low, take};
+use crate::model::cpu::workspace::Low;
 use crate::model::training::PairGradient;
 
 /// Where the tokens went, and what is known of the gradient there.
@@ -27,9 +28,9 @@ pub struct Routes<'a> {
 /// Buffers of one walk.
 #[derive(Default)]
 pub struct Scratch {
-    of_logits: Vec<f32>, // (rows, experts)
+    of_logits: Lines<f32>, // (rows, experts)
     low: Low<f32>,
-    v: Vec<f32>,
+    v: Lines<f32>,
     pairs: linear::Scratch<f32>,
 }
 
@@ -54,7 +55,7 @@ impl<E: Element> CpuDecoder<E> {
     ) {
         let (count, width, experts) = (visit.packed.len(), self.width(), routes.mixture.experts);
         let Scratch { of_logits, low, v, pairs: pair_scratch } = scratch;
-        let of_logits = take(of_logits, count * experts);
+        let of_logits = of_logits.take(count * experts);
         routes.of_logits(visit, of_logits);
         let (kernels, pairs) = (&self.f32_kernels, &visit.layer.pairs.router);
         let x = Rows { numbers: &x[..count * width], step: width };
