@@ -29,9 +29,10 @@ impl Peak {
         None
     }
 
-    /// Of what bf16 numbers are multiplied as here: pairs where they are fast, else f32.
+    /// Of what bf16 numbers are multiplied as here: tiles or pairs where they are fast, else f32.
     pub fn bf16() -> Peak {
         match Isa::best() {
+            Isa::AmxBf16 => best(tile_operations),
             Isa::Avx512Bf16 => Peak::pairs().expect("the level has them"),
             Isa::Avx512 | Isa::Avx2 | Isa::Portable => Peak::f32(),
         }
@@ -46,7 +47,11 @@ impl Peak {
 fn best(work: fn() -> f64) -> Peak {
     let run = |_| {
         let (begin, processor) = (Instant::now(), processor_seconds());
-        let operations = rayon::broadcast(|_| work()).iter().sum();
+        // On threads of their own: what is done to tile registers is not for the kernels' threads.
+        let operations = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..rayon::current_num_threads()).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("nothing panics")).sum()
+        });
         Peak { operations, seconds: begin.elapsed().as_secs_f64(), processor: processor_seconds() - processor }
     };
     (0..REPEATS).map(run).min_by(|a, b| a.processor.total_cmp(&b.processor)).expect("there are runs")
@@ -94,7 +99,7 @@ fn f32_operations() -> f64 {
     }
     match Isa::best() {
         // SAFETY: the level is one this processor has.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { wide() },
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::AmxBf16 => unsafe { wide() },
         // SAFETY: as above.
         Isa::Avx2 => unsafe { narrow() },
         Isa::Portable => portable_operations(),
@@ -131,4 +136,39 @@ fn bf16_operations() -> f64 {
     }
     // SAFETY: only called where the extension is there.
     unsafe { wide() }
+}
+
+/// As many products of tiles, into four sums as a kernel's, whatever the registers hold.
+#[cfg(target_arch = "x86_64")]
+fn tile_operations() -> f64 {
+    use std::arch::asm;
+    #[repr(C, align(64))]
+    struct Shape([u8; 64]);
+    let mut shape = Shape([0; 64]);
+    shape.0[0] = 1; // palette 1: registers of 16 rows of 64 bytes
+    (0..8).for_each(|register| (shape.0[16 + 2 * register], shape.0[48 + register]) = (64, 16));
+    // SAFETY: only called where the level is there; registers are zeroed before they are read.
+    unsafe {
+        asm!("ldtilecfg [{}]", in(reg) &shape, options(nostack, readonly));
+        asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {steps}",
+            "jnz 2b",
+            "tilerelease",
+            steps = inout(reg) STEPS => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+    (STEPS * 4 * 16 * 16 * 32 * 2) as f64
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn tile_operations() -> f64 {
+    unreachable!("tiles are of x86-64")
 }
