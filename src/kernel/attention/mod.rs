@@ -218,12 +218,12 @@ fn weigh<E: Element>(
     inverses.resize(count, 0.0);
     let out = (operands, &mut *scores);
     times_keys(isa, (&queries.numbers[first * step..], step, count), seen, (begin, end), out);
-    for row in 0..count {
+    for (row, inverse) in inverses.iter_mut().enumerate() {
         let (from, to) = queries.sees(first + row, sight.window);
         let part = row * width..(row + 1) * width;
         let (scores, weights) = (&mut scores[part.clone()], &mut weights[part]);
         let seen = (from - begin, to - begin);
-        softmax(isa, scores, seen, sight.scale, sight.soft_cap, weights, &mut inverses[row]);
+        softmax(isa, scores, seen, sight.scale, sight.soft_cap, weights, inverse);
     }
     (begin, end)
 }
