@@ -84,8 +84,8 @@ fn pairs_are_fast() -> bool {
     false
 }
 
-/// Whether there are tiles of bf16, and the system lets this process use them, as it is asked here (Linux,
-/// `Documentation/arch/x86/xstate.rst`): threads that begin later may too.
+/// Whether there are tiles of bf16, and the system lets this process use them: it has to be asked once, for all threads (Linux,
+/// `Documentation/arch/x86/xstate.rst`), and may refuse.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn has_tiles() -> bool {
     const REQUEST_PERMISSION: libc::c_long = 0x1023; // ARCH_REQ_XCOMP_PERM
