@@ -108,15 +108,18 @@ impl<const N: usize> Sums<'_, N> {
         }
     }
 
-    /// Some columns of a row of the first product, side by side.
+    /// Some columns of a row of the first product, side by side: where they stand if one panel has them all.
     pub fn line(&mut self, row: usize, columns: Range<usize>) -> &mut [f32] {
         let (within, mut column) = (self.first + row - self.rows.start, columns.start - self.columns.start);
+        let at = |column: usize| (column / WIDTH * self.height + within) * WIDTH + column % WIDTH;
+        if column % WIDTH + columns.len() <= WIDTH {
+            return &mut self.sums[0][at(column)..at(column) + columns.len()];
+        }
         let end = columns.end - self.columns.start;
         self.line.clear();
         while column < end {
-            let (panel, to) = (column / WIDTH, end.min((column / WIDTH + 1) * WIDTH));
-            let at = (panel * self.height + within) * WIDTH;
-            self.line.extend_from_slice(&self.sums[0][at + column % WIDTH..at + column % WIDTH + to - column]);
+            let to = end.min((column / WIDTH + 1) * WIDTH);
+            self.line.extend_from_slice(&self.sums[0][at(column)..at(column) + to - column]);
             column = to;
         }
         self.line
