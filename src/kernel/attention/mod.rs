@@ -242,7 +242,7 @@ fn times_keys<E: Element>(
     for (index, block) in (from..to).step_by(WIDTH).enumerate() {
         let keys = laid.panel.panel(how, &seen.keys[block * depth..][..WIDTH * depth], (depth, WIDTH));
         let keys = (keys, WIDTH.min(to - block), how.1.count::<E>(depth));
-        tile::multiply(how, (rows, count), keys, (&mut out[index * WIDTH..], width), false);
+        tile::multiply(how, (rows, count), keys, (&mut out[index * WIDTH..], width), false, None);
     }
 }
 
@@ -265,7 +265,7 @@ fn times_values<E: Element>(
             let rows = (rows.from(how.1.count::<E>(first - from)), count);
             let depth = how.1.count::<E>(end - first);
             let values = (values, WIDTH.min(seen.head_dim - column), depth);
-            tile::multiply(how, rows, values, (&mut out[column..], columns), first > from);
+            tile::multiply(how, rows, values, (&mut out[column..], columns), first > from, None);
         }
     }
 }

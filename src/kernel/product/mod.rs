@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use self::plan::{DEPTH, Item, Part, Plan};
 use super::panel::Packing;
-use super::tile::{self, Panel, WIDTH};
+use super::tile::{self, Panel, ROWS_AHEAD, WIDTH};
 use super::unit::{Laid, Unit, prefetch};
 use super::{Element, Isa, Lines, Matrix, Pool};
 
@@ -255,27 +255,40 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
         (first, place, height): (usize, usize, usize),
     ) {
         let Buffers { panels, laid, sums, .. } = buffers;
-        let most = tile::height(self.how.1);
-        let (count, next) = (most.min(item.rows.end - first), (first + most..item.rows.end).take(most));
+        let count = tile::height(self.how.1).min(item.rows.end - first);
         // Parts that read the same numbers have them laid once.
         for parts in pass.chunk_by(|one, other| self.reads(item, one) == self.reads(item, other)) {
-            let (Rows { numbers, step }, length) = (self.term(item, &parts[0]).rows, parts[0].to - parts[0].from);
-            let from = |row: usize| &numbers[row * step + parts[0].from..];
-            if self.how.1 != Unit::Bf16Tile {
-                // (With tiles it gained nothing in a walk and cost 7 % of a product alone.)
-                next.clone().for_each(|row| prefetch(&from(row)[..length]));
-            }
-            let tile = laid.tile(self.how, from(first), step, (count, length));
-            for part in parts {
-                let of_part = panels[part.before * item.panels() * WIDTH..].chunks_exact(part.units * WIDTH);
-                for (index, panel) in of_part.enumerate().take(item.panels()) {
-                    let wanted = WIDTH.min(item.columns.len() - index * WIDTH);
-                    let panel = (Panel::packed(self.how, panel, part.units), wanted, part.units);
-                    let sums = &mut sums[part.sum][(index * height + place) * WIDTH..];
-                    tile::multiply(self.how, (tile, count), panel, (sums, WIDTH), part.goes_on);
-                }
+            let (Rows { numbers, step }, Part { from, to, .. }) = (self.term(item, &parts[0]).rows, parts[0]);
+            let tile = laid.tile(self.how, &numbers[first * step + from..], step, (count, to - from));
+            self.fetch_next(item, parts, first);
+            let each = parts.iter().flat_map(|part| (0..item.panels()).map(move |index| (part, index)));
+            for (nth, (part, index)) in each.enumerate() {
+                let size = part.units * WIDTH;
+                let panel = &panels[part.before * item.panels() * WIDTH + index * size..][..size];
+                let wanted = WIDTH.min(item.columns.len() - index * WIDTH);
+                let panel = (Panel::packed(self.how, panel, part.units), wanted, part.units);
+                let sums = &mut sums[part.sum][(index * height + place) * WIDTH..];
+                let ahead = self.ahead(item, part, first, nth).filter(|_| tile.step * self.how.1.numbers() == step);
+                tile::multiply(self.how, (tile, count), panel, (sums, WIDTH), part.goes_on, ahead);
             }
         }
+    }
+
+    /// Asks for the rows of the tile after that from `first` on, unless its kernel does so.
+    fn fetch_next(&self, item: &Item, parts: &[Part], first: usize) {
+        let (Rows { numbers, step }, Part { from, to, .. }) = (self.term(item, &parts[0]).rows, parts[0]);
+        let height = tile::height(self.how.1);
+        if self.how.1 != Unit::Bf16Tile {
+            let next = (first + height..item.rows.end).take(height);
+            next.for_each(|row| prefetch(&numbers[row * step..][from..to]));
+        }
+    }
+
+    /// What a kernel of tiles asks for with the `nth` panel: after a few it has been through the next tile's rows.
+    fn ahead(&self, item: &Item, part: &Part, first: usize, nth: usize) -> Option<*const u32> {
+        let (Rows { numbers, step }, height) = (self.term(item, part).rows, tile::height(self.how.1));
+        let row = first + height + nth * ROWS_AHEAD % height;
+        (row < item.rows.end).then(|| numbers[row * step + part.from..].as_ptr().cast())
     }
 
     /// Which numbers of which rows a part is made of.

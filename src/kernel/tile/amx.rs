@@ -9,7 +9,7 @@
 use std::arch::asm;
 use std::cell::Cell;
 
-use super::{STRIP, Tile};
+use super::{ROWS_AHEAD, STRIP, Tile};
 
 /// Rows of a tile, and units of depth.
 const SIDE: usize = 16;
@@ -54,13 +54,15 @@ pub unsafe fn pair_tile(tile: &Tile) {
         // SAFETY: the caller's promise: a panel has four strips.
         unsafe {
             let panel = tile.panel.add(strip * tile.steps.strip);
-            let tile = Tile { panel, sums: tile.sums.add(strip * STRIP), ..*tile };
+            let ahead = tile.ahead.wrapping_add(strip / 2 * (ROWS_AHEAD / 2) * tile.row_step);
+            let tile = Tile { panel, ahead, sums: tile.sums.add(strip * STRIP), ..*tile };
             if tile.height > SIDE { two_by_two(&tile) } else { one_by_two(&tile) }
         }
     }
 }
 
-/// More than 16 rows times two strips.
+/// More than 16 rows times two strips. At each step of depth a line of six of the rows to come is asked for: asked for all
+/// at once they would take every place that lines are waited for in, and tiles would wait behind them.
 unsafe fn two_by_two(tile: &Tile) {
     let lower_sums = tile.sums.wrapping_add(SIDE * tile.sums_step);
     // SAFETY: the caller's promise covers every address: rows beyond the height are not touched.
@@ -84,11 +86,19 @@ unsafe fn two_by_two(tile: &Tile) {
             "tileloadd tmm7, [{second} + {unit_step}]",
             "tileloadd tmm5, [{lower} + {row_step}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{ahead}]",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{ahead} + {row_step}]",
+            "prefetcht1 [{ahead} + 2*{row_step}]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{further_ahead}]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{further_ahead} + {row_step}]",
+            "prefetcht1 [{further_ahead} + 2*{row_step}]",
             "add {upper}, 64",
             "add {lower}, 64",
+            "add {ahead}, 64",
+            "add {further_ahead}, 64",
             "add {first}, {tile_step}",
             "add {second}, {tile_step}",
             "dec {depth}",
@@ -100,6 +110,8 @@ unsafe fn two_by_two(tile: &Tile) {
             upper = inout(reg) tile.rows => _,
             lower = inout(reg) tile.rows.wrapping_add(SIDE * tile.row_step) => _,
             row_step = in(reg) tile.row_step * UNIT_BYTES,
+            ahead = inout(reg) tile.ahead => _,
+            further_ahead = inout(reg) tile.ahead.wrapping_add(ROWS_AHEAD / 4 * tile.row_step) => _,
             first = inout(reg) tile.panel => _,
             second = inout(reg) tile.panel.wrapping_add(tile.steps.strip) => _,
             unit_step = in(reg) tile.steps.unit * UNIT_BYTES,

@@ -19,6 +19,8 @@ use super::unit::{Unit, Units};
 const ROWS: usize = 6;
 /// Rows of sums in registers that hold tiles: two of them.
 const TILE_ROWS: usize = 32;
+/// Rows that a kernel of tiles asks for while it multiplies others with a panel.
+pub const ROWS_AHEAD: usize = 12;
 /// Columns of a panel.
 pub const WIDTH: usize = 64;
 
@@ -124,6 +126,8 @@ struct Tile {
     sums_step: usize,
     /// Begin with what `sums` holds, not with 0.
     goes_on: bool,
+    /// Rows that come next, `row_step` apart: a hint, which may point anywhere.
+    ahead: *const u32,
 }
 
 /// Computes a tile, whose pointers are good for what it says.
@@ -150,13 +154,15 @@ fn kernel(isa: Isa, unit: Unit) -> Kernel {
 ///
 /// At a level that packs panels side by side ([`Steps::packed`]) all have to lie so.
 /// `unit` is what [`Unit::of`] says; `sums`: (count, 64), `sums_step` apart, of which columns that are not wanted hold
-/// nothing of meaning.
+/// nothing of meaning. `ahead`: rows as far apart that come next,
+/// [`ROWS_AHEAD`] of which a kernel of tiles asks for meanwhile.
 pub fn multiply(
     (isa, unit): (Isa, Unit),
     (rows, count): (Units, usize),
     (panel, columns, units): (Panel, usize, usize),
     (sums, sums_step): (&mut [f32], usize),
     goes_on: bool,
+    ahead: Option<*const u32>,
 ) {
     assert!(rows.has(count, units) && panel.units.holds(panel.steps.length(units)) && (1..=WIDTH).contains(&columns));
     assert!(count == 0 || sums.len() >= (count - 1) * sums_step + WIDTH);
@@ -178,6 +184,7 @@ pub fn multiply(
             sums: sums[first * sums_step..].as_mut_ptr(),
             sums_step,
             goes_on,
+            ahead: ahead.unwrap_or(rows.as_ptr()),
         };
         // SAFETY: the bounds above hold for every tile; the level is one this processor has.
         unsafe { kernel(&tile) };
