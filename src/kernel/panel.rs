@@ -18,8 +18,7 @@ use super::{Element, Isa, Matrix};
 /// Rows that are asked for before they are read across: they lie far apart.
 const AHEAD: usize = 8;
 /// Rows that are transposed side by side.
-#[cfg(target_arch = "x86_64")]
-const STRIP: usize = 16;
+pub const SIDE: usize = 16;
 /// Groups of a row in a line of the cache, and how many are asked for before they are read.
 #[cfg(target_arch = "x86_64")]
 const GROUPS_A_LINE: usize = CACHE_LINE / 4;
@@ -161,12 +160,12 @@ unsafe fn transpose<const WIDEN: bool>(
     #[cfg(target_arch = "x86_64")]
     if let Some((side, square)) = squares::<WIDEN>(isa) {
         done = groups / side * side;
-        for strip in (0..WIDTH).step_by(STRIP) {
+        for strip in (0..WIDTH).step_by(SIDE) {
             for group in (0..done).step_by(side) {
                 if group % GROUPS_A_LINE == 0 {
                     ask_for((source, row_bytes), strip, group + GROUPS_AHEAD, groups);
                 }
-                for column in (strip..strip + STRIP).step_by(side) {
+                for column in (strip..strip + SIDE).step_by(side) {
                     // SAFETY: so many groups of so many rows from here on are inside both, as the caller promises.
                     unsafe {
                         let from = source.add(column * row_bytes + 4 * group);
@@ -194,12 +193,38 @@ unsafe fn transpose<const WIDEN: bool>(
     }
 }
 
+/// The 16 rows of `rows`, `step` numbers from one to the next, as 16 columns of a panel: groups of them `width` apart.
+pub fn lay_columns<E: Element>(isa: Isa, (rows, step): (&[E], usize), panel: &mut [E], width: usize) {
+    let groups = step / E::GROUP;
+    assert!(rows.len() >= SIDE * step && (groups == 0 || panel.len() >= ((groups - 1) * width + SIDE) * E::GROUP));
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if let Some((side, square)) = squares::<false>(isa) {
+        done = groups / side * side;
+        for group in (0..done).step_by(side) {
+            for column in (0..SIDE).step_by(side) {
+                // SAFETY: the assertions cover it; a group is 32 bits.
+                unsafe {
+                    let from = rows.as_ptr().add(column * step + group * E::GROUP).cast();
+                    let to = panel.as_mut_ptr().add((group * width + column) * E::GROUP).cast();
+                    square(from, 4 * groups, to, width);
+                }
+            }
+        }
+    }
+    let _ = isa;
+    for (group, column) in (done..groups).flat_map(|group| (0..SIDE).map(move |column| (group, column))) {
+        let from = &rows[column * step + group * E::GROUP..][..E::GROUP];
+        panel[(group * width + column) * E::GROUP..][..E::GROUP].copy_from_slice(from);
+    }
+}
+
 /// Asks for a line of the cache of each row of a strip, or of the next one from its first group on: rows are too short for the
 /// processor to do so by itself, which is what a product with few rows would wait for.
 #[cfg(target_arch = "x86_64")]
 fn ask_for((source, row_bytes): (*const u8, usize), strip: usize, group: usize, groups: usize) {
-    let (strip, group) = if group < groups { (strip, group) } else { (strip + STRIP, group - groups) };
-    for row in strip..strip + STRIP {
+    let (strip, group) = if group < groups { (strip, group) } else { (strip + SIDE, group - groups) };
+    for row in strip..strip + SIDE {
         prefetch_line(source.wrapping_add(row * row_bytes + 4 * group));
     }
 }

@@ -60,14 +60,11 @@ impl<E: Element> Default for Panels<E> {
 
 impl<E: Element> Panels<E> {
     /// Lays rows of both matrices, as long as a head filled up to whole groups, in place of earlier ones.
-    pub fn lay(&mut self, head_dim: usize, first: &[E], second: &[E]) {
+    pub fn lay(&mut self, isa: Isa, head_dim: usize, first: &[E], second: &[E]) {
         self.straight.restart(head_dim);
         self.crossed.restart(head_dim);
-        let step = padded::<E>(head_dim);
-        for (first, second) in first.chunks_exact(step).zip(second.chunks_exact(step)) {
-            self.straight.push(&first[..head_dim], &second[..head_dim]);
-            self.crossed.push(&second[..head_dim], &first[..head_dim]);
-        }
+        self.straight.extend(isa, first, second);
+        self.crossed.extend(isa, second, first);
     }
 }
 
@@ -347,8 +344,8 @@ mod tests {
 
         fn found(&self, isa: Isa) -> Found {
             let (mut seen, mut queries) = (Panels::default(), Panels::default());
-            seen.lay(self.head_dim, &self.keys, &self.values);
-            queries.lay(self.head_dim, &self.queries, &self.gradients);
+            seen.lay(isa, self.head_dim, &self.keys, &self.values);
+            queries.lay(isa, self.head_dim, &self.queries, &self.gradients);
             let (mut scratch, mut statistics) = (BackwardScratch::default(), RowStatistics::default());
             let [mut of_queries, mut of_keys, mut of_values] = [Vec::new(), Vec::new(), Vec::new()];
             let rows = Queries { numbers: &self.queries, group: self.group, first: 0 };
@@ -438,9 +435,9 @@ mod tests {
         let case = Case::<bf16>::new(33, 64, 3, sight);
         let (mut fresh, mut used) = (Panels::default(), Panels::default());
         let stray = vec![bf16::NAN; 70 * 64];
-        used.lay(64, &stray, &stray);
+        used.lay(Isa::best(), 64, &stray, &stray);
         let mut found = [&mut fresh, &mut used].map(|panels| {
-            panels.lay(64, &case.keys, &case.values);
+            panels.lay(Isa::best(), 64, &case.keys, &case.values);
             let (mut scratch, mut statistics) = (BackwardScratch::default(), RowStatistics::default());
             let rows = Queries { numbers: &case.queries, group: 3, first: 0 };
             let mut all = Vec::new();

@@ -6,13 +6,16 @@
 //! exact zeros for what it does not see. Queries go a few rows at a time against all keys they see; no score is kept.
 
 pub mod backward;
+mod key_values;
+
+pub use key_values::KeyValues;
 
 use super::element::LANES;
 use super::isa::for_every_isa;
 use super::math::{exp_to_1, largest, soft_cap};
 use super::product::padded;
 use super::tile::{self, WIDTH};
-use super::unit::{Laid, TILE_DEPTH, Unit};
+use super::unit::{Laid, Unit};
 use super::{Element, Isa, Lines};
 
 /// Query rows that are scored together, whole tiles of them; their scores stay in the cache for thousands of keys.
@@ -22,14 +25,6 @@ fn rows_together(unit: Unit) -> usize {
 
 /// Positions whose values are multiplied at a time; a multiple of a panel.
 const POSITIONS: usize = 256;
-
-/// One head's keys and values of a sequence's first `len` positions.
-pub struct KeyValues<E> {
-    head_dim: usize,
-    len: usize,
-    keys: Lines<E>,   // (blocks, head_dim / GROUP, 64, GROUP)
-    values: Lines<E>, // (positions / GROUP, columns, GROUP)
-}
 
 /// Consecutive queries of one key-value head's group.
 #[derive(Clone, Copy, Debug)]
@@ -66,102 +61,6 @@ pub struct Scratch<E> {
 struct Operands {
     rows: Laid,
     panel: Laid,
-}
-
-impl<E: Element> KeyValues<E> {
-    pub fn new(head_dim: usize) -> KeyValues<E> {
-        KeyValues { head_dim, len: 0, keys: Lines::default(), values: Lines::default() }
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Forgets everything; heads are of this size from here on. The buffers stay.
-    pub fn restart(&mut self, head_dim: usize) {
-        (self.head_dim, self.len) = (head_dim, 0);
-    }
-
-    /// Forgets all but the first `len` positions.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
-    /// Makes room, so that no later push moves what is here.
-    pub fn reserve(&mut self, capacity: usize) {
-        self.keys.grow(capacity.div_ceil(WIDTH) * self.block_size());
-        self.values.grow(capacity.div_ceil(TILE_DEPTH) * self.tile_size());
-    }
-
-    /// Bytes of `capacity` positions.
-    pub fn bytes(head_dim: usize, capacity: usize) -> usize {
-        let width = 4 / E::GROUP;
-        let keys = capacity.next_multiple_of(WIDTH) * padded::<E>(head_dim);
-        let values = capacity.next_multiple_of(TILE_DEPTH) * head_dim.next_multiple_of(WIDTH);
-        (keys + values) * width
-    }
-
-    /// Appends a position. (head_dim) each.
-    pub fn push(&mut self, key: &[E], value: &[E]) {
-        let (block, column) = (self.len / WIDTH, self.len % WIDTH);
-        let size = self.block_size();
-        grow_to(&mut self.keys, (block + 1) * size);
-        // Whole groups, whose size the compiler knows: two numbers are not worth a call.
-        let groups = key.chunks_exact(E::GROUP);
-        let rest = groups.remainder();
-        let mut slots = self.keys[block * size..].chunks_exact_mut(E::GROUP).skip(column).step_by(WIDTH);
-        for (slot, numbers) in slots.by_ref().zip(groups) {
-            slot.copy_from_slice(numbers);
-        }
-        if let Some(slot) = slots.next().filter(|_| !rest.is_empty()) {
-            slot[..rest.len()].copy_from_slice(rest);
-        }
-        let row_size = self.columns() * E::GROUP;
-        let (row, lane) = (self.len / E::GROUP, self.len % E::GROUP);
-        if self.len.is_multiple_of(TILE_DEPTH) {
-            // Zeros up to the tile's end: a weight of 0 does not silence a NaN of an earlier use.
-            let tile = row * row_size..row * row_size + self.tile_size();
-            grow_to(&mut self.values, tile.end);
-            self.values[tile].fill(E::default());
-        }
-        let values = &mut self.values[row * row_size..][..row_size];
-        for (slot, number) in values.chunks_exact_mut(E::GROUP).zip(value) {
-            slot[lane] = *number;
-        }
-        self.len += 1;
-    }
-
-    /// The values of a position.
-    #[cfg(test)]
-    pub fn value(&self, position: usize) -> Vec<E> {
-        let row = &self.values[position / E::GROUP * self.columns() * E::GROUP..];
-        (0..self.head_dim).map(|column| row[column * E::GROUP + position % E::GROUP]).collect()
-    }
-
-    fn block_size(&self) -> usize {
-        padded::<E>(self.head_dim) * WIDTH
-    }
-
-    /// Numbers of the values of a whole tile's depth.
-    fn tile_size(&self) -> usize {
-        self.columns() * TILE_DEPTH
-    }
-
-    /// Columns of a row of values: whole panels.
-    fn columns(&self) -> usize {
-        self.head_dim.next_multiple_of(WIDTH)
-    }
-}
-
-/// Doubles a buffer that is too short.
-fn grow_to<E: Element>(buffer: &mut Lines<E>, len: usize) {
-    if buffer.len() < len {
-        buffer.grow(len.max(2 * buffer.len()));
-    }
 }
 
 /// The half-open ranges of keys that tiles and rows of queries see.

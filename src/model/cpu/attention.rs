@@ -14,7 +14,7 @@ use super::workspace::Workspace;
 use super::{CpuDecoder, Past};
 use crate::kernel::attention::{KeyValues, Queries, Scratch, Sight, attend};
 use crate::kernel::product::{Rows, padded};
-use crate::kernel::{Element, Shared, rows};
+use crate::kernel::{Element, Isa, Shared, rows};
 use crate::model::decoder::Pasts;
 use crate::model::names::ATTENTION_LINEARS;
 use crate::model::packed::Packed;
@@ -160,7 +160,7 @@ impl<E: Element> CpuDecoder<E> {
             self.paths.with(|path| {
                 path.restart(head_dim);
                 for piece in pieces {
-                    path.reach(visit.packed, piece, source);
+                    path.reach(self.kernels.isa, visit.packed, piece, source);
                     let segment = visit.packed.segments[piece.segment];
                     let first = segment.start + piece.queries.start - rows.start;
                     let size = group * step;
@@ -188,10 +188,8 @@ impl<E: Element> CpuDecoder<E> {
         });
         heads_of.for_each(|(segment, head, seen)| {
             let segment = visit.packed.segments[segment];
-            for row in segment.start..segment.start + segment.len {
-                let at = (head * count + row) * step;
-                seen.push(&keys[at..at + step], &values[at..at + step]);
-            }
+            let part = (head * count + segment.start) * step..(head * count + segment.start + segment.len) * step;
+            seen.extend(self.kernels.isa, &keys[part.clone()], &values[part]);
             let size = group * step;
             let at = (head * count + segment.start) * size;
             let numbers = &queries[at..at + segment.len * size];
@@ -239,9 +237,9 @@ impl<E: Element> CpuDecoder<E> {
         pasts.par_iter_mut().zip(leaves.par_iter()).for_each(|(past, &leaf)| {
             let chain = chain(visit.packed, leaf);
             for (head, seen) in past.layer_mut(visit.index).iter_mut().enumerate() {
-                for row in chain.iter().flat_map(|&part| segment_rows(visit.packed, part)) {
-                    let at = (head * tokens + row) * step;
-                    seen.push(&space.keys[at..at + step], &space.values[at..at + step]);
+                for rows in chain.iter().map(|&part| segment_rows(visit.packed, part)) {
+                    let part = (head * tokens + rows.start) * step..(head * tokens + rows.end) * step;
+                    seen.extend(self.kernels.isa, &space.keys[part.clone()], &space.values[part]);
                 }
             }
         });
@@ -271,7 +269,7 @@ impl<E: Element> Path<E> {
     }
 
     /// Packs the keys and values of everything up to the piece's last query, keeping what is there already.
-    fn reach(&mut self, packed: &Packed, piece: &Piece, source: HeadRows<E>) {
+    fn reach(&mut self, isa: Isa, packed: &Packed, piece: &Piece, source: HeadRows<E>) {
         let chain = chain(packed, piece.segment);
         let shared = self.links.iter().zip(&chain).take_while(|((link, _), segment)| link == *segment).count();
         self.links.truncate(shared);
@@ -287,10 +285,8 @@ impl<E: Element> Path<E> {
                 self.links.push((segment, 0));
             }
             let there = &mut self.links[depth].1;
-            for row in start + *there..start + wanted {
-                let at = row * source.step..(row + 1) * source.step;
-                self.key_values.push(&source.keys[at.clone()], &source.values[at]);
-            }
+            let fresh = (start + *there) * source.step..(start + wanted.max(*there)) * source.step;
+            self.key_values.extend(isa, &source.keys[fresh.clone()], &source.values[fresh]);
             *there = wanted.max(*there);
         }
     }
@@ -383,7 +379,7 @@ mod tests {
         let mut path = Path::<f32>::default();
         path.restart(2);
         let mut expect = |segment: usize, queries: Range<usize>, rows: Vec<usize>| {
-            path.reach(&packed, &Piece { segment, queries }, source);
+            path.reach(Isa::best(), &packed, &Piece { segment, queries }, source);
             let mut alone = KeyValues::<f32>::new(2);
             rows.iter().for_each(|&row| alone.push(&numbers[2 * row..2 * row + 2], &numbers[2 * row..2 * row + 2]));
             assert_eq!(path.key_values.len(), alone.len());

@@ -126,8 +126,8 @@ impl<E: Element> CpuDecoder<E> {
             let (keys, values) = (&space.keys[of(step)], &space.values[of(step)]);
             pool.with(|worker| {
                 let HeadScratch { seen, queries: asking, scratch, statistics } = worker;
-                seen.lay(head_dim, keys, values);
-                asking.lay(head_dim, queries, gradients);
+                seen.lay(self.kernels.isa, head_dim, keys, values);
+                asking.lay(self.kernels.isa, head_dim, queries, gradients);
                 let asked = Queries { numbers: queries, group, first: 0 };
                 queries_backward(
                     self.kernels.isa,
