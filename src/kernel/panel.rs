@@ -155,36 +155,59 @@ unsafe fn transpose<const WIDEN: bool>(
     groups: usize,
     (panel, steps): (*mut u32, Steps),
 ) {
+    for strip in (0..WIDTH).step_by(SIDE) {
+        let ahead = |group: usize| {
+            #[cfg(target_arch = "x86_64")]
+            ask_for((source, row_bytes), strip, group + GROUPS_AHEAD, groups);
+            let _ = group;
+        };
+        // SAFETY: the strips are inside both, as the caller promises.
+        unsafe {
+            let (rows, columns) = (source.add(strip * row_bytes), panel.add(steps.at(0, strip)));
+            transpose_strip::<WIDEN>(isa, (rows, row_bytes), groups, (columns, steps.unit), ahead);
+        }
+    }
+}
+
+/// 16 of these rows, to rows `step` units apart. `ahead` hears of each line of the cache that is begun.
+///
+/// # Safety
+/// As above, of 16.
+unsafe fn transpose_strip<const WIDEN: bool>(
+    isa: Isa,
+    (source, row_bytes): (*const u8, usize),
+    groups: usize,
+    (panel, step): (*mut u32, usize),
+    ahead: impl Fn(usize),
+) {
     let units_of_a_group = if WIDEN { 2 } else { 1 };
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if let Some((side, square)) = squares::<WIDEN>(isa) {
         done = groups / side * side;
-        for strip in (0..WIDTH).step_by(SIDE) {
-            for group in (0..done).step_by(side) {
-                if group % GROUPS_A_LINE == 0 {
-                    ask_for((source, row_bytes), strip, group + GROUPS_AHEAD, groups);
-                }
-                for column in (strip..strip + SIDE).step_by(side) {
-                    // SAFETY: so many groups of so many rows from here on are inside both, as the caller promises.
-                    unsafe {
-                        let from = source.add(column * row_bytes + 4 * group);
-                        square(from, row_bytes, panel.add(steps.at(units_of_a_group * group, column)), steps.unit);
-                    }
+        for group in (0..done).step_by(side) {
+            if group % GROUPS_A_LINE == 0 {
+                ahead(group);
+            }
+            for column in (0..SIDE).step_by(side) {
+                // SAFETY: so many groups of so many rows from here on are inside both, as the caller promises.
+                unsafe {
+                    let from = source.add(column * row_bytes + 4 * group);
+                    square(from, row_bytes, panel.add(units_of_a_group * group * step + column), step);
                 }
             }
         }
     }
-    let _ = isa;
+    let _ = (isa, ahead);
     for group in done..groups {
-        for column in 0..WIDTH {
+        for column in 0..SIDE {
             // SAFETY: as above.
             unsafe {
                 let bits = source.add(column * row_bytes + 4 * group).cast::<u32>().read_unaligned();
-                let out = panel.add(steps.at(units_of_a_group * group, column));
+                let out = panel.add(units_of_a_group * group * step + column);
                 if WIDEN {
                     out.write(bits << 16);
-                    out.add(steps.unit).write(bits & 0xffff_0000);
+                    out.add(step).write(bits & 0xffff_0000);
                 } else {
                     out.write(bits);
                 }
@@ -197,26 +220,10 @@ unsafe fn transpose<const WIDEN: bool>(
 pub fn lay_columns<E: Element>(isa: Isa, (rows, step): (&[E], usize), panel: &mut [E], width: usize) {
     let groups = step / E::GROUP;
     assert!(rows.len() >= SIDE * step && (groups == 0 || panel.len() >= ((groups - 1) * width + SIDE) * E::GROUP));
-    let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
-    if let Some((side, square)) = squares::<false>(isa) {
-        done = groups / side * side;
-        for group in (0..done).step_by(side) {
-            for column in (0..SIDE).step_by(side) {
-                // SAFETY: the assertions cover it; a group is 32 bits.
-                unsafe {
-                    let from = rows.as_ptr().add(column * step + group * E::GROUP).cast();
-                    let to = panel.as_mut_ptr().add((group * width + column) * E::GROUP).cast();
-                    square(from, 4 * groups, to, width);
-                }
-            }
-        }
-    }
-    let _ = isa;
-    for (group, column) in (done..groups).flat_map(|group| (0..SIDE).map(move |column| (group, column))) {
-        let from = &rows[column * step + group * E::GROUP..][..E::GROUP];
-        panel[(group * width + column) * E::GROUP..][..E::GROUP].copy_from_slice(from);
-    }
+    let (rows, panel) = (rows.as_ptr().cast(), panel.as_mut_ptr().cast::<u32>());
+    assert!(panel.is_aligned(), "a group of a panel is 32 bits");
+    // SAFETY: the assertions cover every group of both.
+    unsafe { transpose_strip::<false>(isa, (rows, 4 * groups), groups, (panel, width), |_| ()) };
 }
 
 /// Asks for a line of the cache of each row of a strip, or of the next one from its first group on: rows are too short for the
