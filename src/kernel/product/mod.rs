@@ -259,8 +259,8 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
         // Parts that read the same numbers have them laid once.
         for parts in pass.chunk_by(|one, other| self.reads(item, one) == self.reads(item, other)) {
             let (Rows { numbers, step }, Part { from, to, .. }) = (self.term(item, &parts[0]).rows, parts[0]);
-            let tile = laid.tile(self.how, &numbers[first * step + from..], step, (count, to - from));
             self.fetch_next(item, parts, first);
+            let tile = laid.tile(self.how, &numbers[first * step + from..], step, (count, to - from));
             let each = parts.iter().flat_map(|part| (0..item.panels()).map(move |index| (part, index)));
             for (nth, (part, index)) in each.enumerate() {
                 let size = part.units * WIDTH;

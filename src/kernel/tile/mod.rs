@@ -154,8 +154,7 @@ fn kernel(isa: Isa, unit: Unit) -> Kernel {
 ///
 /// At a level that packs panels side by side ([`Steps::packed`]) all have to lie so.
 /// `unit` is what [`Unit::of`] says; `sums`: (count, 64), `sums_step` apart, of which columns that are not wanted hold
-/// nothing of meaning. `ahead`: rows as far apart that come next,
-/// [`ROWS_AHEAD`] of which a kernel of tiles asks for meanwhile.
+/// nothing of meaning. `ahead`: rows as far apart that come next, [`ROWS_AHEAD`] of which a kernel of tiles asks for meanwhile.
 pub fn multiply(
     (isa, unit): (Isa, Unit),
     (rows, count): (Units, usize),
