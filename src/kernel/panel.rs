@@ -126,7 +126,7 @@ fn lay_group<E: Element>(
                     lay(isa, &row[column..][..run], unit, &mut panel[steps.at(first + index, column)..][..run]);
                 }
             }
-            Unit::Bf16Pair | Unit::Bf16Tile => {
+            Unit::Bf16Pair | Unit::Bf16Widened | Unit::Bf16Tile => {
                 let (one, two) = (&rows[column..][..run], &rows[step + column..][..run]);
                 interleave(isa, one, two, &mut panel[steps.at(first, column)..][..run]);
             }
@@ -245,18 +245,18 @@ type Square = unsafe fn(*const u8, usize, *mut u32, usize);
 fn squares<const WIDEN: bool>(isa: Isa) -> Option<(usize, Square)> {
     match isa {
         Isa::AmxBf16 | Isa::Avx512Bf16 | Isa::Avx512 => Some((16, square_with_avx512::<WIDEN>)),
-        Isa::Avx2 => Some((8, square_with_avx2::<WIDEN>)),
-        Isa::Portable => None,
+        Isa::Avx2 if !WIDEN => Some((8, square_with_avx2)), // it widens what it multiplies, not what it packs
+        Isa::Avx2 | Isa::Portable => None,
     }
 }
 
 /// Transposes 8 x 8 groups.
 ///
 /// # Safety
-/// The processor has AVX2; 8 rows of 32 bytes can be read, and 8 rows (`WIDEN`: 16) of 8 units, `step` apart, written.
+/// The processor has AVX2; 8 rows of 32 bytes can be read, and 8 rows of 8 units, `step` apart, written.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn square_with_avx2<const WIDEN: bool>(source: *const u8, row_bytes: usize, panel: *mut u32, step: usize) {
+unsafe fn square_with_avx2(source: *const u8, row_bytes: usize, panel: *mut u32, step: usize) {
     use std::arch::x86_64::*;
     // SAFETY: the caller's promise.
     let rows: [__m256i; 8] =
@@ -278,16 +278,7 @@ unsafe fn square_with_avx2<const WIDEN: bool>(source: *const u8, row_bytes: usiz
             false => _mm256_permute2x128_si256::<0x31>(low, high),
         };
         // SAFETY: the caller's promise.
-        unsafe {
-            if WIDEN {
-                let out = panel.add(2 * group * step);
-                let high = _mm256_and_si256(column, _mm256_set1_epi32(0xffff_0000u32 as i32));
-                _mm256_storeu_si256(out.cast(), _mm256_slli_epi32::<16>(column));
-                _mm256_storeu_si256(out.add(step).cast(), high);
-            } else {
-                _mm256_storeu_si256(panel.add(group * step).cast(), column);
-            }
-        }
+        unsafe { _mm256_storeu_si256(panel.add(group * step).cast(), column) };
     }
 }
 
@@ -355,8 +346,8 @@ mod tests {
         let bits = panel[Steps::packed((isa, unit), panel.len() / WIDTH).at(depth / unit.numbers(), column)];
         match (unit, depth % 2) {
             (Unit::F32, _) => f32::from_bits(bits),
-            (Unit::Bf16Pair | Unit::Bf16Tile, 0) => f32::from_bits(bits << 16),
-            (Unit::Bf16Pair | Unit::Bf16Tile, _) => f32::from_bits(bits & 0xffff_0000),
+            (Unit::Bf16Pair | Unit::Bf16Widened | Unit::Bf16Tile, 0) => f32::from_bits(bits << 16),
+            (Unit::Bf16Pair | Unit::Bf16Widened | Unit::Bf16Tile, _) => f32::from_bits(bits & 0xffff_0000),
         }
     }
 

@@ -1,7 +1,8 @@
 //! What a micro-kernel multiplies: units of 32 bits, each an f32 or a pair of bf16.
 //!
 //! Activations and weights of a bf16 model are held in bf16 on every processor. Where it multiplies pairs of them in one
-//! fast instruction they go in as they lie; elsewhere they are widened, exactly, to f32 on the way.
+//! fast instruction they go in as they lie; elsewhere they are widened, exactly, to f32 on the way, panels as late as there
+//! is time for it.
 
 use super::element::bytes_of;
 use super::isa::for_every_isa;
@@ -18,6 +19,8 @@ pub enum Unit {
     F32,
     /// Two bf16 of consecutive depths, the first in the low half.
     Bf16Pair,
+    /// The same, widened in registers and multiplied one after the other with rows of f32.
+    Bf16Widened,
     /// The same, sixteen of which are multiplied together: a line of a tile.
     Bf16Tile,
 }
@@ -28,6 +31,7 @@ impl Unit {
         match isa {
             Isa::Avx512Bf16 if E::GROUP == 2 => Unit::Bf16Pair,
             Isa::AmxBf16 if E::GROUP == 2 => Unit::Bf16Tile,
+            Isa::Avx2 if E::GROUP == 2 => Unit::Bf16Widened,
             Isa::AmxBf16 | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 | Isa::Portable => Unit::F32,
         }
     }
@@ -36,14 +40,22 @@ impl Unit {
     pub fn numbers(self) -> usize {
         match self {
             Unit::F32 => 1,
-            Unit::Bf16Pair | Unit::Bf16Tile => 2,
+            Unit::Bf16Pair | Unit::Bf16Widened | Unit::Bf16Tile => 2,
+        }
+    }
+
+    /// What rows are that a panel of these units is multiplied with.
+    pub fn of_rows(self) -> Unit {
+        match self {
+            Unit::Bf16Widened => Unit::F32,
+            Unit::F32 | Unit::Bf16Pair | Unit::Bf16Tile => self,
         }
     }
 
     /// Numbers of depth that are multiplied together, or held together: a depth is filled up to a multiple of it with zeros.
     pub fn depth<E: Element>(self) -> usize {
         match self {
-            Unit::F32 | Unit::Bf16Pair => E::GROUP,
+            Unit::F32 | Unit::Bf16Pair | Unit::Bf16Widened => E::GROUP,
             Unit::Bf16Tile => TILE_DEPTH,
         }
     }
@@ -111,6 +123,7 @@ impl Laid {
         step: usize,
         (count, length): (usize, usize),
     ) -> Units<'a> {
+        let unit = unit.of_rows();
         if unit.is_held_as::<E>() && is_read_as_it_lies(unit, numbers, step, length) {
             return Units { bytes: bytes_of(numbers), step: step / unit.numbers() };
         }
@@ -140,7 +153,7 @@ impl Laid {
         let out = self.0.take(units * WIDTH);
         match unit {
             Unit::F32 => widen_panel(isa, bytes_of(panel), columns, steps, out),
-            Unit::Bf16Pair | Unit::Bf16Tile => fill_up_panel(bytes_of(panel), columns, steps, out),
+            Unit::Bf16Pair | Unit::Bf16Widened | Unit::Bf16Tile => fill_up_panel(bytes_of(panel), columns, steps, out),
         }
         Panel { units: Units::of(out, steps.unit), steps }
     }
@@ -151,7 +164,7 @@ for_every_isa! {
     pub(super) fn lay<E: Element>(numbers: &[E], unit: Unit, out: &mut [u32]) {
         match unit {
             Unit::F32 => out.iter_mut().zip(numbers).for_each(|(out, number)| *out = number.to_f32().to_bits()),
-            Unit::Bf16Pair | Unit::Bf16Tile => {
+            Unit::Bf16Pair | Unit::Bf16Widened | Unit::Bf16Tile => {
                 let pairs = bytes_of(numbers).as_chunks::<4>().0;
                 out.iter_mut().zip(pairs).for_each(|(out, pair)| *out = u32::from_le_bytes(*pair));
             }

@@ -161,7 +161,7 @@ fn times_values<E: Element>(
             let end = to.min(first + POSITIONS).next_multiple_of(how.1.depth::<E>());
             let values = &seen.values[first * columns + column * E::GROUP..end * columns];
             let values = laid.panel.panel(how, values, (end - first, columns));
-            let rows = (rows.from(how.1.count::<E>(first - from)), count);
+            let rows = (rows.from(how.1.of_rows().count::<E>(first - from)), count);
             let depth = how.1.count::<E>(end - first);
             let values = (values, WIDTH.min(seen.head_dim - column), depth);
             tile::multiply(how, rows, values, (&mut out[column..], columns), first > from, None);

@@ -87,6 +87,20 @@ fn every_level_agrees_with_plain_sums_on_odd_shapes() {
 }
 
 #[test]
+fn widened_numbers_have_the_bits_of_f32() {
+    let (count, outputs, columns) = (13, 70, 2 * DEPTH + 30);
+    let brains = activations::<bf16>(&random(count * columns, 13), count, columns);
+    let wide: Vec<f32> = brains.iter().map(|number| number.to_f32()).collect();
+    let w: Vec<f32> = random(outputs * columns, 14).iter().map(|w| bf16::from_f32(*w).to_f32()).collect();
+    let weight = Matrix { rows: outputs, columns, numbers: Numbers::F32(bytes_of(&w)), rounded_to_f16: false };
+    for isa in Isa::supported().into_iter().filter(|isa| isa.arithmetic(true) == isa.arithmetic(false)) {
+        let in_bf16 = product(isa, count, &[Term::along(Rows { numbers: &brains, step: columns }, weight)]);
+        let in_f32 = product(isa, count, &[Term::along(Rows { numbers: &wide, step: columns }, weight)]);
+        assert_eq!(in_bf16, in_f32, "{isa:?}");
+    }
+}
+
+#[test]
 fn a_row_has_the_same_bits_in_any_company() {
     let (count, outputs, columns) = (150, 130, 2000);
     let (x, w) = (random(count * columns, 3), random(outputs * columns, 4));

@@ -30,7 +30,7 @@ const STRIP: usize = 16;
 /// Rows that a micro-kernel takes at a time.
 pub fn height(unit: Unit) -> usize {
     match unit {
-        Unit::F32 | Unit::Bf16Pair => ROWS,
+        Unit::F32 | Unit::Bf16Pair | Unit::Bf16Widened => ROWS,
         Unit::Bf16Tile => TILE_ROWS,
     }
 }
@@ -114,7 +114,7 @@ struct Tile {
     height: usize,
     /// Strips of columns that are wanted, 1 to 4; sums of the others may be left as they are.
     strips: usize,
-    /// First of the rows, `row_step` units apart, each at least `units` long.
+    /// First of the rows, `row_step` of their units apart, each as deep as the panel.
     rows: *const u32,
     row_step: usize,
     /// The panel, whose columns lie as `steps` says.
@@ -143,10 +143,14 @@ fn kernel(isa: Isa, unit: Unit) -> Kernel {
         (Isa::AmxBf16 | Isa::Avx512Bf16 | Isa::Avx512, Unit::F32) => avx512::f32_tile,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, Unit::F32) => avx2::f32_tile,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, Unit::Bf16Widened) => avx2::widened_tile,
         #[cfg(not(target_arch = "x86_64"))]
         (Isa::AmxBf16 | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2, Unit::F32) => portable::f32_tile,
         (Isa::Portable, Unit::F32) => portable::f32_tile,
-        (_, Unit::Bf16Pair | Unit::Bf16Tile) => unreachable!("{isa:?} multiplies no {unit:?}: see Unit::of"),
+        (_, Unit::Bf16Pair | Unit::Bf16Widened | Unit::Bf16Tile) => {
+            unreachable!("{isa:?} multiplies no {unit:?}: see Unit::of")
+        }
     }
 }
 
@@ -163,7 +167,8 @@ pub fn multiply(
     goes_on: bool,
     ahead: Option<*const u32>,
 ) {
-    assert!(rows.has(count, units) && panel.units.holds(panel.steps.length(units)) && (1..=WIDTH).contains(&columns));
+    let length = units * unit.numbers() / unit.of_rows().numbers();
+    assert!(rows.has(count, length) && panel.units.holds(panel.steps.length(units)) && (1..=WIDTH).contains(&columns));
     assert!(count == 0 || sums.len() >= (count - 1) * sums_step + WIDTH);
     assert!(
         panel.steps.strip == STRIP || Steps::packed((isa, unit), units).strip != STRIP,
