@@ -200,7 +200,7 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
     /// Sums that one pass makes are finished block by block; those of several wait for the last.
     fn do_item(&self, buffers: &mut Buffers<E>, item: Item, finish: impl Fn(usize, Sums<N>)) {
         let passes = &self.plan.sets[item.set].passes;
-        let (block, step) = (block(self.how.1), tile::height(self.how.1));
+        let block = block(self.how.1);
         let height = if passes.len() == 1 { block } else { item.rows.len() };
         buffers.sums[..N].iter_mut().for_each(|sums| _ = sums.take(item.panels() * height * WIDTH));
         for (index, pass) in passes.iter().enumerate() {
@@ -208,8 +208,10 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
             for first in item.rows.clone().step_by(block) {
                 let rows = first..item.rows.end.min(first + block);
                 let place = |row: usize| (row - item.rows.start) % height;
-                for tile in rows.clone().step_by(step) {
-                    self.multiply(buffers, pass, &item, (tile, place(tile), height));
+                let step = tile::even_height(self.how.1, rows.len());
+                for first in rows.clone().step_by(step) {
+                    let tile = first..rows.end.min(first + step);
+                    self.multiply(buffers, pass, &item, (tile, place(first), height));
                 }
                 if index + 1 == passes.len() {
                     let (first, columns) = (place(first), item.columns.clone());
@@ -246,21 +248,21 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
         }
     }
 
-    /// The tile of rows from `first` on against all panels of a pass. Its sums stand at `place` of `height` rows.
+    /// A tile of rows against all panels of a pass. Its sums stand at `place` of `height` rows.
     fn multiply(
         &self,
         buffers: &mut Buffers<E>,
         pass: &[Part],
         item: &Item,
-        (first, place, height): (usize, usize, usize),
+        (tile, place, height): (Range<usize>, usize, usize),
     ) {
         let Buffers { panels, laid, sums, .. } = buffers;
-        let count = tile::height(self.how.1).min(item.rows.end - first);
+        let (first, count) = (tile.start, tile.len());
         // Parts that read the same numbers have them laid once.
         for parts in pass.chunk_by(|one, other| self.reads(item, one) == self.reads(item, other)) {
             let (Rows { numbers, step }, Part { from, to, .. }) = (self.term(item, &parts[0]).rows, parts[0]);
-            self.fetch_next(item, parts, first);
-            let tile = laid.tile(self.how, &numbers[first * step + from..], step, (count, to - from));
+            self.fetch_next(item, parts, tile.clone());
+            let rows = laid.tile(self.how, &numbers[first * step + from..], step, (count, to - from));
             let each = parts.iter().flat_map(|part| (0..item.panels()).map(move |index| (part, index)));
             for (nth, (part, index)) in each.enumerate() {
                 let size = part.units * WIDTH;
@@ -268,18 +270,17 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
                 let wanted = WIDTH.min(item.columns.len() - index * WIDTH);
                 let panel = (Panel::packed(self.how, panel, part.units), wanted, part.units);
                 let sums = &mut sums[part.sum][(index * height + place) * WIDTH..];
-                let ahead = self.ahead(item, part, first, nth).filter(|_| tile.step * self.how.1.numbers() == step);
-                tile::multiply(self.how, (tile, count), panel, (sums, WIDTH), part.goes_on, ahead);
+                let ahead = self.ahead(item, part, first, nth).filter(|_| rows.step * self.how.1.numbers() == step);
+                tile::multiply(self.how, (rows, count), panel, (sums, WIDTH), part.goes_on, ahead);
             }
         }
     }
 
-    /// Asks for the rows of the tile after that from `first` on, unless its kernel does so.
-    fn fetch_next(&self, item: &Item, parts: &[Part], first: usize) {
+    /// Asks for the rows of the tile after this, unless its kernel does so.
+    fn fetch_next(&self, item: &Item, parts: &[Part], tile: Range<usize>) {
         let (Rows { numbers, step }, Part { from, to, .. }) = (self.term(item, &parts[0]).rows, parts[0]);
-        let height = tile::height(self.how.1);
         if self.how.1 != Unit::Bf16Tile {
-            let next = (first + height..item.rows.end).take(height);
+            let next = (tile.end..item.rows.end).take(tile.len());
             next.for_each(|row| prefetch(&numbers[row * step..][from..to]));
         }
     }

@@ -35,6 +35,14 @@ pub fn height(unit: Unit) -> usize {
     }
 }
 
+/// Rows of each tile that so many are cut into: equal ones, since one of a row or two waits for its own sums.
+pub fn even_height(unit: Unit, count: usize) -> usize {
+    match unit {
+        Unit::F32 | Unit::Bf16Pair | Unit::Bf16Widened => count.div_ceil(count.div_ceil(ROWS).max(1)).max(1),
+        Unit::Bf16Tile => TILE_ROWS,
+    }
+}
+
 /// Where a panel's columns lie: how many units of 32 bits apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Steps {
@@ -175,7 +183,7 @@ pub fn multiply(
         "{isa:?} takes all columns at once"
     );
     assert!(unit != Unit::Bf16Tile || (units > 0 && units.is_multiple_of(STRIP)), "{units} units are no whole tiles");
-    let (kernel, height) = (kernel(isa, unit), height(unit));
+    let (kernel, height) = (kernel(isa, unit), even_height(unit, count));
     for first in (0..count).step_by(height) {
         let tile = Tile {
             height: height.min(count - first),
