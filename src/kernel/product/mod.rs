@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::plan::{DEPTH, Item, Part, Plan};
+use self::plan::{DEPTH, Item, Part, Plan, Shape};
 use super::panel::Packing;
 use super::tile::{self, Panel, ROWS_AHEAD, WIDTH};
 use super::unit::{Laid, Unit, prefetch};
@@ -136,6 +136,14 @@ fn block(unit: Unit) -> usize {
     48usize.next_multiple_of(tile::height(unit))
 }
 
+/// Each item packs its panels anew, which is a smaller part of it where multiplying takes longer.
+fn items_a_thread(unit: Unit) -> usize {
+    match unit {
+        Unit::F32 | Unit::Bf16Widened => 12,
+        Unit::Bf16Pair | Unit::Bf16Tile => 6,
+    }
+}
+
 /// The instructions to use, and buffers that are reused from call to call.
 pub struct Kernels<E> {
     pub isa: Isa,
@@ -193,7 +201,8 @@ impl<'a, const N: usize, E: Element> Work<'a, N, E> {
             let parts = products.iter().enumerate().flat_map(|(sum, terms)| parts(sum, terms, unit));
             (products[0][0].outputs(), parts.collect())
         };
-        let plan = Plan::new((count, tile::height(unit)), together, N, sets.iter().map(cut).collect());
+        let shape = Shape { rows: count, height: tile::height(unit), items_a_thread: items_a_thread(unit) };
+        let plan = Plan::new(shape, together, N, sets.iter().map(cut).collect());
         Work { how: (isa, unit), sets, plan }
     }
 

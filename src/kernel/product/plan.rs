@@ -18,9 +18,6 @@ const PANELS_OF_PASSES: usize = 3;
 const ROWS_OF_PASSES: usize = 2048;
 /// Below this, packing a panel costs more than multiplying it.
 const FEWEST_ROWS: usize = 48;
-/// Items for each thread, so that none waits long for the last.
-const ITEMS_A_THREAD: usize = 6;
-
 /// A stretch of the depth of one term.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Part {
@@ -55,6 +52,16 @@ pub struct Cut {
     wide: usize,
 }
 
+/// The rows of a product, and what their cut depends on beside the numbers.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub rows: usize,
+    /// Rows of a tile.
+    pub height: usize,
+    /// Items for each thread, so that none waits long for the last.
+    pub items_a_thread: usize,
+}
+
 /// What a thread takes at a time: some rows and columns of a set of products. It begins with a whole panel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
@@ -64,11 +71,12 @@ pub struct Item {
 }
 
 impl Plan {
-    /// For sets of `sums` products of the same rows, of which `height` go together, each with its columns and the parts of its
-    /// sums. An item has whole runs of `together` columns.
-    pub fn new((rows, height): (usize, usize), together: usize, sums: usize, sets: Vec<(usize, Vec<Part>)>) -> Plan {
+    /// For sets of `sums` products of the same rows, each with its columns and the parts of its sums. An item has whole runs of
+    /// `together` columns.
+    pub fn new(shape: Shape, together: usize, sums: usize, sets: Vec<(usize, Vec<Part>)>) -> Plan {
+        let Shape { rows, height, items_a_thread } = shape;
         let threads = rayon::current_num_threads();
-        let (enough, most_runs) = (ITEMS_A_THREAD * threads, rows.div_ceil(FEWEST_ROWS).max(1));
+        let (enough, most_runs) = (items_a_thread * threads, rows.div_ceil(FEWEST_ROWS).max(1));
         let panels: usize = sets.iter().map(|(columns, _)| columns.div_ceil(WIDTH)).sum();
         let (wide, least) = (panels * most_runs / enough, together / gcd(together, WIDTH));
         let mut fewest_runs = 1;
@@ -163,6 +171,10 @@ fn passes(parts: Vec<Part>, panels: usize) -> Vec<Vec<Part>> {
 mod tests {
     use super::*;
 
+    fn shape(rows: usize) -> Shape {
+        Shape { rows, height: 6, items_a_thread: 6 }
+    }
+
     fn part(sum: usize, units: usize, goes_on: bool) -> Part {
         Part { sum, term: 0, from: 0, to: 2 * units, units, before: 0, goes_on }
     }
@@ -185,9 +197,9 @@ mod tests {
                 for together in [1, 64, 128, 96, 80, 24] {
                     let shallow = |columns| (columns, vec![part(0, 288, false)]);
                     let deep = |columns| (columns, vec![part(0, DEPTH, false); 4]);
-                    let one = Plan::new((rows, 6), together, 2, vec![deep(columns)]);
+                    let one = Plan::new(shape(rows), together, 2, vec![deep(columns)]);
                     covers_once(&one, rows, together, &[columns]);
-                    let three = Plan::new((rows, 6), together, 1, vec![shallow(columns), deep(960), shallow(192)]);
+                    let three = Plan::new(shape(rows), together, 1, vec![shallow(columns), deep(960), shallow(192)]);
                     covers_once(&three, rows, together, &[columns, 960, 192]);
                 }
             }
@@ -201,7 +213,7 @@ mod tests {
             pool.install(|| {
                 for columns in [[576, 192, 192], [4096, 1024, 1024], [64, 64, 64]] {
                     let products = columns.map(|columns| (columns, vec![part(0, 288, false)]));
-                    let plan = Plan::new((10_000, 6), 64, 1, products.to_vec());
+                    let plan = Plan::new(shape(10_000), 64, 1, products.to_vec());
                     assert_eq!(plan.items() % threads, 0, "{columns:?} on {threads} threads");
                 }
             });
@@ -211,11 +223,11 @@ mod tests {
     #[test]
     fn what_fits_is_packed_together() {
         let gate_and_up = vec![part(0, 288, false), part(1, 288, false)];
-        let plan = &Plan::new((4096, 6), 1, 2, vec![(1536, gate_and_up)]).sets[0];
+        let plan = &Plan::new(shape(4096), 1, 2, vec![(1536, gate_and_up)]).sets[0];
         assert_eq!(plan.passes.len(), 1);
         assert_eq!(plan.passes[0][1].before, 288);
         let deep = vec![part(0, DEPTH, false), part(0, DEPTH, true), part(0, 8, true)];
-        let plan = &Plan::new((4096, 6), 1, 1, vec![(4096, deep)]).sets[0];
+        let plan = &Plan::new(shape(4096), 1, 1, vec![(4096, deep)]).sets[0];
         assert!(plan.passes.iter().flatten().all(|part| part.before == 0));
         assert_eq!(plan.passes.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
     }

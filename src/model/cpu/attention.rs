@@ -23,7 +23,7 @@ use crate::model::packed::Packed;
 pub(super) const OUTPUT: usize = ATTENTION_LINEARS - 1;
 
 /// Queries of an item: enough to make packing its path's keys a small part, few enough to share them out.
-const QUERIES_OF_AN_ITEM: usize = 512;
+const QUERIES_OF_AN_ITEM: usize = 256;
 
 /// Consecutive queries of one segment, counted from its first token.
 #[derive(Clone, Debug)]
