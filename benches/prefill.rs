@@ -84,8 +84,9 @@ fn candle(checkpoint: &Checkpoint, config: &ModelConfig, dtype: Dtype) -> anyhow
 fn run(flags: &Flags, decoder: impl Decoder) -> anyhow::Result<()> {
     let vocabulary = decoder.config().vocab_size as u32;
     let sequences = (1..=flags.sequences as u32).map(|start| sequence(start, flags.tokens, vocabulary));
-    let packed = Packed::rows(&sequences.collect::<Vec<_>>());
+    let mut packed = Packed::rows(&sequences.collect::<Vec<_>>());
     let rows: Vec<usize> = packed.segments.iter().map(|segment| segment.start + segment.len - 1).collect();
+    packed.read_only(rows.clone());
     let mut last = Vec::new();
     let (mut times, mut scores) = (Vec::new(), Vec::new());
     for repeat in 0..=flags.repeats {

@@ -210,6 +210,37 @@ fn a_layer_that_does_not_fit_is_streamed_in_groups() {
     assert!(ask(&smallest) == expected);
 }
 
+/// A last layer that leaves out what is not read changes no bit of what is: of any family, whole or in groups of experts and
+/// chunks of 256 tokens, and of a sequence that goes on from there.
+#[test]
+fn rows_that_are_read_have_the_bits_they_have_among_all() {
+    let wide = tempfile::tempdir().unwrap();
+    tiny::write_folder(wide.path(), &wide_mixture(), Dtype::BF16);
+    let paths = [fixture("tiny-mixtral"), fixture("families/gemma2"), fixture("families/phi3"), wide.path().to_owned()];
+    let ids: Vec<u32> = (0..600).map(|index| (index * 37 + 11) % 60).collect();
+    for (path, memory) in paths.iter().flat_map(|path| [(path, ENOUGH), (path, 0)]) {
+        let decoder = cpu::<bf16>(path, &LoadOptions { memory, ..options() });
+        let mut packed = Packed::default();
+        let stem = packed.push(&ids[..550], None);
+        let leaves = [packed.push(&ids[550..], Some(stem)), packed.push(&[1, 2, 3], Some(stem))];
+        let walk = |packed: &Packed| {
+            let mut pasts = leaves.map(|_| decoder.past(700).unwrap());
+            let hidden = decoder.walk(packed, Pasts::Begin { pasts: &mut pasts, leaves: &leaves }).unwrap();
+            let mut step = Packed::default();
+            pasts.iter().for_each(|past| step.push_at(&[7], decoder.past_len(past)));
+            let next = decoder.walk(&step, Pasts::Continue(&mut pasts)).unwrap();
+            (hidden, decoder.logits(&next, &[0, 1]).unwrap())
+        };
+        let (all, expected_next) = walk(&packed);
+        for rows in [vec![], vec![602], vec![599, 3, 4, 5, 5, 300, 552], (0..603).rev().collect()] {
+            packed.read_only(rows.clone());
+            let (read, next) = walk(&packed);
+            assert_eq!(decoder.logits(&read, &rows).unwrap(), decoder.logits(&all, &rows).unwrap(), "{path:?}");
+            assert_eq!(next, expected_next, "{path:?}");
+        }
+    }
+}
+
 #[test]
 fn four_bits_on_disk_stream_and_are_those_made_on_opening() {
     let (original, quantized) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -7,7 +7,8 @@ use anyhow::Result;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Pasts};
 use crate::model::names;
-use crate::model::packed::Packed;
+use crate::model::names::ATTENTION_LINEARS;
+use crate::model::packed::{Packed, Segment};
 use crate::random::Random;
 
 /// Operations (a multiplication and its addition are two) that a model needs.
@@ -19,6 +20,17 @@ pub struct Cost {
     per_key: Vec<(usize, f64)>,
     /// A row through the head.
     per_row: f64,
+    last: Last,
+}
+
+/// What the last layer spares of a token that is not read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Last {
+    /// Its linears but q, k and v.
+    per_token: f64,
+    /// How far back it sees, and its attention to one of the tokens there.
+    window: usize,
+    per_key: f64,
 }
 
 impl Cost {
@@ -28,19 +40,29 @@ impl Cost {
             let share = if linear.module.contains(".experts.") { used } else { 1.0 };
             share * (linear.outputs * linear.inputs) as f64
         };
-        let linears = (0..config.num_hidden_layers).flat_map(|layer| names::linears(config, layer));
+        let of = |layer: usize, from: usize| names::linears(config, layer)[from..].iter().map(weights).sum::<f64>();
+        let last = config.num_hidden_layers - 1;
         Cost {
-            per_token: 2.0 * linears.map(|linear| weights(&linear)).sum::<f64>(),
+            per_token: 2.0 * (0..=last).map(|layer| of(layer, 0)).sum::<f64>(),
             per_key: per_key(config),
             per_row: 2.0 * (config.hidden_size * config.vocab_size) as f64,
+            last: Last {
+                per_token: 2.0 * of(last, ATTENTION_LINEARS - 1),
+                window: config.window(last).unwrap_or(usize::MAX),
+                per_key: key_of_a_layer(config),
+            },
         }
     }
 
     /// Tokens walked together, and `rows` of them through the head.
     pub fn walk(&self, packed: &Packed, rows: usize) -> f64 {
-        let positions = packed.segments.iter().flat_map(|segment| segment.position..segment.position + segment.len);
-        let layers: f64 = positions.map(|position| self.token(position)).sum();
-        layers + self.per_row * rows as f64
+        let is_read = |row: usize| packed.read.as_ref().is_none_or(|read| read.binary_search(&row).is_ok());
+        let of_segment = |segment: &Segment| -> f64 {
+            let tokens = (0..segment.len).map(|at| (segment.start + at, segment.position + at));
+            let token = |(row, at)| self.token(at) - if is_read(row) { 0.0 } else { self.last.of(at) };
+            tokens.map(token).sum()
+        };
+        packed.segments.iter().map(of_segment).sum::<f64>() + self.per_row * rows as f64
     }
 
     /// `new` tokens generated one by one after `prompt`, beyond reading the prompt and taking the first of them.
@@ -54,8 +76,19 @@ impl Cost {
     }
 }
 
+impl Last {
+    fn of(&self, position: usize) -> f64 {
+        self.per_token + self.per_key * (position + 1).min(self.window) as f64
+    }
+}
+
+/// A token's attention to one token in a layer.
+fn key_of_a_layer(config: &ModelConfig) -> f64 {
+    4.0 * (config.num_attention_heads * config.head_dim) as f64
+}
+
 fn per_key(config: &ModelConfig) -> Vec<(usize, f64)> {
-    let layer = 4.0 * (config.num_attention_heads * config.head_dim) as f64;
+    let layer = key_of_a_layer(config);
     let mut per_key: Vec<(usize, f64)> = Vec::new();
     for window in (0..config.num_hidden_layers).map(|layer| config.window(layer).unwrap_or(usize::MAX)) {
         match per_key.iter_mut().find(|(known, _)| *known == window) {
@@ -99,11 +132,17 @@ mod tests {
         });
         let dense = Cost::of(&ModelConfig::from_json(&json, "config.json").unwrap());
         // A layer: q and o 4 x 4, k and v 2 x 4, and three of 4 x 8: 48 + 96 weights.
-        assert_eq!(dense, Cost { per_token: 864.0, per_key: vec![(usize::MAX, 48.0)], per_row: 80.0 });
+        // Of the last one a token that is not read spares o and the three, and the scores and mix of two heads.
+        let last = Last { per_token: 2.0 * (16.0 + 96.0), window: usize::MAX, per_key: 16.0 };
+        assert_eq!(dense, Cost { per_token: 864.0, per_key: vec![(usize::MAX, 48.0)], per_row: 80.0, last });
         let mut packed = Packed::default();
         let prefix = packed.push(&[1, 2], None);
         packed.push(&[3], Some(prefix));
         assert_eq!(dense.walk(&packed, 2), 3.0 * 864.0 + (1.0 + 2.0 + 3.0) * 48.0 + 2.0 * 80.0);
+        let all = dense.walk(&packed, 1);
+        packed.read_only(vec![2, 2]);
+        assert_eq!(dense.walk(&packed, 1), all - 2.0 * 224.0 - (1.0 + 2.0) * 16.0);
+        packed.read = None;
         // Of three new tokens the first comes with the prompt; the others follow positions 5 and 6.
         assert_eq!(dense.generation(5, 3), 2.0 * (864.0 + 80.0) + (6.0 + 7.0) * 48.0);
         json["model_type"] = json!("mixtral");
@@ -112,7 +151,8 @@ mod tests {
         json["sliding_window"] = json!(2);
         let mixture = Cost::of(&ModelConfig::from_json(&json, "config.json").unwrap());
         // One of four experts, and the router of 4 x 4.
-        assert_eq!(mixture, Cost { per_token: 960.0, per_key: vec![(2, 48.0)], per_row: 80.0 });
+        let last = Last { per_token: 2.0 * (16.0 + 16.0 + 96.0), window: 2, per_key: 16.0 };
+        assert_eq!(mixture, Cost { per_token: 960.0, per_key: vec![(2, 48.0)], per_row: 80.0, last });
         assert_eq!(mixture.walk(&packed, 0), 3.0 * 960.0 + (1.0 + 2.0 + 2.0) * 48.0);
     }
 }

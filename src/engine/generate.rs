@@ -85,13 +85,14 @@ impl<'a, D: Decoder> Generation<'a, D> {
     fn read(&mut self, documents: Vec<Running<'a>>) -> Result<()> {
         let ids: Vec<Vec<u32>> =
             documents.iter().map(|Running { prompt, tokens, .. }| [&prompt.ids[..], tokens].concat()).collect();
-        let laid = Laid::of(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>(), self.room.short_length);
+        let mut laid = Laid::of(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>(), self.room.short_length);
+        let rows: Vec<usize> = ids.iter().enumerate().map(|(at, ids)| laid.row(at, ids.len() - 1)).collect();
+        laid.packed.read_only(rows.clone());
         let mut pasts = Vec::with_capacity(documents.len());
         for Running { prompt, .. } in &documents {
             pasts.push(self.decoder.past(prompt.capacity())?);
         }
         let hidden = self.decoder.walk(&laid.packed, Pasts::Begin { pasts: &mut pasts, leaves: &laid.leaves })?;
-        let rows: Vec<usize> = ids.iter().enumerate().map(|(at, ids)| laid.row(at, ids.len() - 1)).collect();
         let next = self.next(&hidden, &rows, &documents)?;
         for (mut document, token) in documents.into_iter().zip(next) {
             document.tokens.push(token);

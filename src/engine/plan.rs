@@ -103,8 +103,8 @@ impl Planner<'_> {
     }
 
     fn operations(&self, wave: &Wave) -> f64 {
-        let rows: HashSet<usize> = wave.wanted().into_iter().map(|wanted| wanted.row).collect();
-        self.cost.walk(&wave.laid.packed, rows.len())
+        let packed = &wave.laid.packed;
+        self.cost.walk(packed, packed.read.as_ref().map_or(packed.len(), Vec::len))
     }
 
     fn document(&self, placed: &Placed, requests: &[Request], seen: &mut Prefixes) -> Plan {

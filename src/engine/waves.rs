@@ -134,7 +134,9 @@ impl Wave {
     fn of(documents: Vec<Placed>, short_length: usize) -> Wave {
         let pairs = documents.iter().flat_map(|placed| &placed.encoded.pairs);
         let laid = Laid::of(&pairs.map(Pair::fed).collect::<Vec<_>>(), short_length);
-        Wave { documents, laid }
+        let mut wave = Wave { documents, laid };
+        wave.laid.packed.read_only(wave.wanted().into_iter().map(|wanted| wanted.row).collect());
+        wave
     }
 
     /// Every scored token, in the order of documents, requests and tokens.

@@ -3,6 +3,8 @@
 //! A segment attends to itself causally and to all of its ancestors whole; so a trie of requests, a batch of
 //! dialogues (no parents) and a step of generation (parents in the cache) are the same thing.
 
+use std::ops::Range;
+
 /// A run of tokens that follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -20,6 +22,9 @@ pub struct Segment {
 pub struct Packed {
     pub ids: Vec<u32>,
     pub segments: Vec<Segment>,
+    /// Rows whose hidden states are read after the last layer, in order; `None`: all. The last layer may leave the others
+    /// as they are: only their keys and values are needed.
+    pub read: Option<Vec<usize>>,
 }
 
 impl Packed {
@@ -44,6 +49,19 @@ impl Packed {
     pub fn push_at(&mut self, ids: &[u32], position: usize) {
         self.segments.push(Segment { start: self.ids.len(), len: ids.len(), parent: None, position });
         self.ids.extend_from_slice(ids);
+    }
+
+    /// Says that only these rows are read, in any order.
+    pub fn read_only(&mut self, mut rows: Vec<usize>) {
+        rows.sort_unstable();
+        rows.dedup();
+        self.read = Some(rows);
+    }
+
+    /// Those of `rows` that are read; `None`: all.
+    pub fn read_of(&self, rows: &Range<usize>) -> Option<&[usize]> {
+        let read = self.read.as_ref()?;
+        Some(&read[read.partition_point(|&row| row < rows.start)..read.partition_point(|&row| row < rows.end)])
     }
 
     /// For each segment whether its sequences have more than `length` tokens, ancestors and what follows counted. Those

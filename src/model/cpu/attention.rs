@@ -74,13 +74,30 @@ impl<E: Element> CpuDecoder<E> {
         pasts: &mut Pasts<Past<E>>,
         space: &mut Workspace<E>,
     ) {
-        let (count, width) = (rows.len(), self.width());
-        self.norm_rows(states, &visit.layer.input_norm, space.normed.take(count * width));
+        self.mix_heads(visit, rows, states, pasts, space);
+        self.add_heads(visit, states, space);
+    }
+
+    /// Each head's mix of the values that some rows see, left in `mixed`.
+    pub(super) fn mix_heads(
+        &self,
+        visit: &Visit,
+        rows: Range<usize>,
+        states: &[f32],
+        pasts: &mut Pasts<Past<E>>,
+        space: &mut Workspace<E>,
+    ) {
+        self.norm_rows(states, &visit.layer.input_norm, space.normed.take(states.len()));
         self.project(visit, rows.clone(), space);
         match pasts {
             Pasts::Continue(pasts) => self.mix_with_pasts(visit, pasts, space),
             Pasts::None | Pasts::Begin { .. } => self.mix(visit, rows, space),
         }
+    }
+
+    /// The output projection of what is `mixed`, added to the states.
+    pub(super) fn add_heads(&self, visit: &Visit, states: &mut [f32], space: &mut Workspace<E>) {
+        let (width, count) = (self.width(), states.len() / self.width());
         let inner = self.config.num_attention_heads * self.config.head_dim;
         let Workspace { mixed, low, update, .. } = space;
         let mixed = Rows { numbers: &mixed[..count * inner], step: inner };
@@ -150,7 +167,11 @@ impl<E: Element> CpuDecoder<E> {
         let Workspace { queries, keys, values, mixed, .. } = space;
         let (queries, keys, values) = (&queries[..], &keys[..], &values[..]);
         let mixed = Shared::new(mixed.take(count * heads * head_dim));
-        let items = items(pieces(visit.packed, rows.clone()));
+        let pieces = match self.read(visit, &rows) {
+            None => pieces(visit.packed, rows.clone()),
+            Some(read) => runs(read).flat_map(|run| pieces(visit.packed, run)).collect(),
+        };
+        let items = items(pieces);
         let size = visit.packed.len() * step;
         (0..items.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|item| {
             let (head, pieces) = (item % kv_heads, &items[item / kv_heads]);
@@ -324,6 +345,11 @@ fn pieces(packed: &Packed, rows: Range<usize>) -> Vec<Piece> {
         .collect()
 }
 
+/// Rows that follow each other.
+fn runs(rows: &[usize]) -> impl Iterator<Item = Range<usize>> {
+    rows.chunk_by(|row, next| row + 1 == *next).map(|run| run[0]..run[run.len() - 1] + 1)
+}
+
 /// Runs of pieces of about as many queries each; a long piece is cut.
 fn items(pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
     let mut items: Vec<Vec<Piece>> = vec![Vec::new()];
@@ -368,7 +394,9 @@ mod tests {
         assert_eq!(positions(&packed, 598..613).map(|(_, position)| position).collect::<Vec<_>>(), expected);
         let items = items(pieces(&packed, 0..617));
         let queries = items.iter().flatten().map(|piece| piece.queries.len()).sum::<usize>();
-        assert_eq!((queries, items.len()), (617, 2));
+        assert_eq!((queries, items.len()), (617, 617_usize.div_ceil(QUERIES_OF_AN_ITEM)));
+        assert_eq!(runs(&[0, 1, 2, 7, 9, 10]).collect::<Vec<_>>(), [0..3, 7..8, 9..11]);
+        assert_eq!(runs(&[]).count(), 0);
     }
 
     #[test]

@@ -26,7 +26,8 @@ impl<E: Element> Decoder for CpuDecoder<E> {
         let config = &self.config;
         let (hidden, heads, kv_heads) = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads);
         let (width, head_dim) = (4 / E::GROUP, padded::<E>(config.head_dim));
-        let row = 2 * width * hidden + 8 * hidden + 2 * width * heads * head_dim + width * config.widest_feed_forward();
+        let row =
+            2 * width * hidden + 12 * hidden + 2 * width * heads * head_dim + width * config.widest_feed_forward();
         let past = config.num_hidden_layers * kv_heads * KeyValues::<E>::bytes(config.head_dim, 64) / 64;
         let kept = if self.groups_of_a_layer() > 1 { self.kept_bytes() } else { 0 };
         Footprint {

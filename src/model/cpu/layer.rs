@@ -136,14 +136,59 @@ impl<E: Element> CpuDecoder<E> {
         for (chunk, first) in (0..tokens).step_by(self.chunk).enumerate() {
             let rows = first..tokens.min(first + self.chunk);
             let states = &mut hidden.states[rows.start * self.width()..rows.end * self.width()];
+            let chunk = is_cut.then_some(chunk);
             if visit.has_attention() {
-                self.attention(visit, rows, states, pasts, space);
+                self.mix_heads(visit, rows.clone(), states, pasts, space);
             }
-            self.feed_forward(visit, is_cut.then_some(chunk), states, space);
+            match self.read(visit, &rows) {
+                None => self.finish(visit, chunk, states, space),
+                Some(read) => self.finish_some(visit, chunk, states, (rows.start, read), space),
+            }
         }
         if visit.has_attention() {
             self.begin_pasts(visit, pasts, space);
         }
+    }
+
+    /// Those of `rows` whose states are read after this layer; `None`: all.
+    pub(super) fn read<'a>(&self, visit: &Visit<'a>, rows: &Range<usize>) -> Option<&'a [usize]> {
+        let is_last = visit.index + 1 == self.config.num_hidden_layers;
+        if is_last { visit.packed.read_of(rows) } else { None }
+    }
+
+    /// What follows the heads of some rows, added to their states.
+    fn finish(&self, visit: &Visit, chunk: Option<usize>, states: &mut [f32], space: &mut Workspace<E>) {
+        if visit.has_attention() {
+            self.add_heads(visit, states, space);
+        }
+        self.feed_forward(visit, chunk, states, space);
+    }
+
+    /// The same of those in `read` alone; the first of the rows has number `first`.
+    fn finish_some(
+        &self,
+        visit: &Visit,
+        chunk: Option<usize>,
+        states: &mut [f32],
+        (first, read): (usize, &[usize]),
+        space: &mut Workspace<E>,
+    ) {
+        let (width, inner) = (self.width(), self.config.num_attention_heads * self.config.head_dim);
+        let mut few = std::mem::take(&mut space.few);
+        few.take(read.len() * width);
+        for (index, row) in read.iter().map(|row| row - first).enumerate() {
+            few[index * width..(index + 1) * width].copy_from_slice(&states[row * width..(row + 1) * width]);
+            if visit.has_attention() {
+                space.mixed.copy_within(row * inner..(row + 1) * inner, index * inner);
+            }
+        }
+        if !read.is_empty() {
+            self.finish(visit, chunk, &mut few[..read.len() * width], space);
+        }
+        for (state, row) in few.chunks_exact(width).zip(read.iter().map(|row| row - first)) {
+            states[row * width..(row + 1) * width].copy_from_slice(state);
+        }
+        space.few = few;
     }
 
     /// Numbers of a hidden state.

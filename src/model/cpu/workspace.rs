@@ -19,6 +19,7 @@ pub struct Workspace<E> {
     pub queries: Lines<E>,      // (kv_heads, rows, group, head_dim)
     pub mixed: Lines<E>,        // (rows, heads, head_dim)
     pub gathered: Lines<E>,     // (rows of an expert, hidden)
+    pub few: Lines<f32>,        // (rows that are read after the last layer, hidden)
     pub gated: Lines<E>,        // (rows, intermediate)
     pub low: Low<E>,            // of an adapter's pairs
     pub low_f32: Low<f32>,      // the same for a router
