@@ -76,7 +76,8 @@ pub trait Decoder: Send + Sync {
     /// The hidden states before the first layer. A token outside the vocabulary is an error.
     fn embed(&self, packed: &Packed) -> Result<Self::Hidden>;
 
-    /// Layer `index` over all tokens, in place.
+    /// Layer `index` over all tokens, in place. The last one may leave those as they are that nobody reads
+    /// ([`Packed::read`]).
     fn layer(
         &self,
         index: usize,
@@ -96,8 +97,8 @@ pub trait Decoder: Send + Sync {
     /// few rows at a time.
     fn logits(&self, hidden: &Self::Hidden, rows: &[usize]) -> Result<Vec<Vec<f32>>>;
 
-    /// All layers, each visited once: the hidden states after the last, before the final norm. Runs on one of rayon's
-    /// threads, so that a product need not wake the first of those that share it.
+    /// All layers, each visited once: the hidden states after the last, before the final norm, of the rows that are read. Runs
+    /// on one of rayon's threads, so that a product need not wake the first of those that share it.
     fn walk(&self, packed: &Packed, pasts: Pasts<Self::Past>) -> Result<Self::Hidden> {
         rayon::scope(|_| {
             let mut pasts = pasts;

@@ -174,18 +174,18 @@ impl<E: Element> CpuDecoder<E> {
         space: &mut Workspace<E>,
     ) {
         let (width, inner) = (self.width(), self.config.num_attention_heads * self.config.head_dim);
+        let rows = || read.iter().map(|row| row - first);
         let mut few = std::mem::take(&mut space.few);
-        few.take(read.len() * width);
-        for (index, row) in read.iter().map(|row| row - first).enumerate() {
-            few[index * width..(index + 1) * width].copy_from_slice(&states[row * width..(row + 1) * width]);
-            if visit.has_attention() {
-                space.mixed.copy_within(row * inner..(row + 1) * inner, index * inner);
-            }
+        for (state, row) in few.take(read.len() * width).chunks_exact_mut(width).zip(rows()) {
+            state.copy_from_slice(&states[row * width..(row + 1) * width]);
+        }
+        for (at, row) in rows().enumerate().filter(|_| visit.has_attention()) {
+            space.mixed.copy_within(row * inner..(row + 1) * inner, at * inner);
         }
         if !read.is_empty() {
             self.finish(visit, chunk, &mut few[..read.len() * width], space);
         }
-        for (state, row) in few.chunks_exact(width).zip(read.iter().map(|row| row - first)) {
+        for (state, row) in few.chunks_exact(width).zip(rows()) {
             states[row * width..(row + 1) * width].copy_from_slice(state);
         }
         space.few = few;
