@@ -6,8 +6,7 @@ use anyhow::Result;
 
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Pasts};
-use crate::model::names;
-use crate::model::names::ATTENTION_LINEARS;
+use crate::model::names::{self, ATTENTION_LINEARS};
 use crate::model::packed::{Packed, Segment};
 use crate::random::Random;
 
