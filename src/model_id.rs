@@ -42,7 +42,7 @@ pub struct ModelId {
     pub dtype: String,
     /// How frozen weights are held, by the checkpoint or because it was asked for: "nf4".
     pub quantization: Option<String>,
-    /// Which engine computed, and its numerics version: "cpu-2-fused", "scripted-1".
+    /// Which engine computed, and its numerics version: "cpu-3-fused", "scripted-1".
     pub engine: String,
 }
 

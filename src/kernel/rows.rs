@@ -64,6 +64,13 @@ for_every_isa! {
 }
 
 for_every_isa! {
+    /// `scale * x`, rounded to the element.
+    pub fn round_scaled<E: Element>(x: &[f32], scale: f32, out: &mut [E]) {
+        fill::<ROUNDS, E>(out, x, x, |x, _| x * scale);
+    }
+}
+
+for_every_isa! {
     /// `out += x`.
     pub fn add(x: &[f32], out: &mut [f32]) {
         for (out, x) in out.iter_mut().zip(x) {

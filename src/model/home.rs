@@ -36,7 +36,7 @@ impl Home {
     /// this processor or card makes of products and sums where that shows in the last bits.
     pub fn engine(self, dtype: Dtype) -> String {
         match self {
-            Home::Cpu => format!("cpu-2-{}", Isa::best().arithmetic(dtype == Dtype::BF16)),
+            Home::Cpu => format!("cpu-3-{}", Isa::best().arithmetic(dtype == Dtype::BF16)),
             Home::Candle => "candle-cpu-2".to_owned(),
             Home::Card(card) => format!("candle-cuda-2-{}", card.architecture()),
         }

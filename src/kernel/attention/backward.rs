@@ -9,7 +9,7 @@
 //! A query's gradient depends on that query and its keys alone, a key's adds up its queries from the first to the last:
 //! the bits do not depend on how the work is cut.
 
-use super::{KeyValues, LANES, Operands, Queries, Sight, rows_together, times_keys, times_values};
+use super::{KeyValues, LANES, Operands, Queries, Sight, apart, place, rows_together, times_keys, times_values};
 use crate::kernel::isa::for_every_isa;
 use crate::kernel::math::{exp, largest, soft_cap};
 use crate::kernel::product::padded;
@@ -43,7 +43,7 @@ pub struct Keys<'a, E> {
 /// Buffers of one worker.
 #[derive(Default)]
 pub struct BackwardScratch<E> {
-    scores: Lines<f32>,           // (rows, columns of a panel)
+    scores: Lines<f32>,           // (rows, keys), `apart`
     weight_gradients: Lines<f32>, // the same: G V^T
     weights: Lines<E>,            // the same: P
     score_gradients: Lines<E>,    // the same: S'
@@ -72,10 +72,10 @@ impl<E: Element> BackwardScratch<E> {
     /// Makes room for so many rows of so many keys, and of columns.
     fn grow(&mut self, rows: usize, width: usize, columns: usize) {
         for numbers in [&mut self.scores, &mut self.weight_gradients] {
-            numbers.take(rows * width);
+            numbers.take(rows * apart::<f32>(width));
         }
         for numbers in [&mut self.weights, &mut self.score_gradients] {
-            numbers.take(rows * width);
+            numbers.take(rows * apart::<E>(width));
         }
         for numbers in [&mut self.first, &mut self.second] {
             numbers.take(rows * columns);
@@ -120,8 +120,8 @@ pub fn queries_backward<E: Element>(
         times_keys(isa, (&gradients[first * step..], step, count), crossed, (begin, end), (operands, weight_gradients));
         for row in 0..count {
             let (from, to) = queries.sees(first + row, sight.window);
-            let part = row * width..(row + 1) * width;
-            let (scores, weight_gradients) = (&mut scores[part.clone()], &mut weight_gradients[part.clone()]);
+            let part = place::<f32>(row, width);
+            let (scores, weight_gradients) = (&mut scores[part.clone()], &mut weight_gradients[part]);
             let (log_sum, delta) = (&mut statistics.log_sums[first + row], &mut statistics.deltas[first + row]);
             query_score_gradients(
                 isa,
@@ -129,12 +129,12 @@ pub fn queries_backward<E: Element>(
                 weight_gradients,
                 (from - begin, to - begin),
                 sight,
-                &mut score_gradients[part],
+                &mut score_gradients[place::<E>(row, width)],
                 log_sum,
                 delta,
             );
         }
-        times_values(isa, (score_gradients, width, count), crossed, (begin, end), (operands, found));
+        times_values(isa, (score_gradients, apart::<E>(width), count), crossed, (begin, end), (operands, found));
         for (row, found) in found.chunks_exact(columns).enumerate().take(count) {
             out(first + row, &found[..straight.head_dim]);
         }
@@ -186,9 +186,9 @@ pub fn keys_backward<E: Element>(
         let statistics = (&statistics.log_sums[begin..begin + width], &statistics.deltas[begin..begin + width]);
         for row in 0..count {
             let (from, to) = is_seen_by(first + row);
-            let part = row * width..(row + 1) * width;
-            let (scores, weight_gradients) = (&scores[part.clone()], &weight_gradients[part.clone()]);
-            let (weights, score_gradients) = (&mut weights[part.clone()], &mut score_gradients[part]);
+            let (part, rounded) = (place::<f32>(row, width), place::<E>(row, width));
+            let (scores, weight_gradients) = (&scores[part.clone()], &weight_gradients[part]);
+            let (weights, score_gradients) = (&mut weights[rounded.clone()], &mut score_gradients[rounded]);
             key_score_gradients(
                 isa,
                 scores,
@@ -200,8 +200,9 @@ pub fn keys_backward<E: Element>(
                 score_gradients,
             );
         }
-        times_values(isa, (weights, width, count), straight, (begin, end), (operands, of_values));
-        times_values(isa, (score_gradients, width, count), crossed, (begin, end), (operands, of_keys));
+        let step = apart::<E>(width);
+        times_values(isa, (weights, step, count), straight, (begin, end), (operands, of_values));
+        times_values(isa, (score_gradients, step, count), crossed, (begin, end), (operands, of_keys));
         for row in 0..count {
             let part = row * columns..row * columns + straight.head_dim;
             out(first + row, &of_keys[part.clone()], &of_values[part]);

@@ -10,9 +10,13 @@ mod key_values;
 
 pub use key_values::KeyValues;
 
+use std::f32::consts::LOG2_E;
+use std::ops::Range;
+
 use super::element::LANES;
 use super::isa::for_every_isa;
-use super::math::{exp_to_1, largest, soft_cap};
+use super::lines::CACHE_LINE;
+use super::math::{largest, power_of_2, soft_cap, sum_of};
 use super::product::padded;
 use super::tile::{self, WIDTH};
 use super::unit::{Laid, Unit};
@@ -20,7 +24,22 @@ use super::{Element, Isa, Lines};
 
 /// Query rows that are scored together, whole tiles of them; their scores stay in the cache for thousands of keys.
 fn rows_together(unit: Unit) -> usize {
-    24usize.next_multiple_of(tile::height(unit))
+    match unit {
+        Unit::F32 | Unit::Bf16Pair | Unit::Bf16Widened => 24,
+        Unit::Bf16Tile => 64, // two tiles, which share what comes from the second-level cache
+    }
+}
+
+/// From one row of so many scores or weights to the next: one line of the cache more than they take. A power of two apart, the
+/// rows of a tile would push one another out of the first-level cache.
+fn apart<T>(width: usize) -> usize {
+    width + CACHE_LINE / size_of::<T>()
+}
+
+/// Where a row of so many of them lies.
+fn place<T>(row: usize, width: usize) -> Range<usize> {
+    let first = row * apart::<T>(width);
+    first..first + width
 }
 
 /// Positions whose values are multiplied at a time; a multiple of a panel.
@@ -49,8 +68,8 @@ pub struct Sight {
 /// Buffers of one worker.
 #[derive(Default)]
 pub struct Scratch<E> {
-    scores: Lines<f32>, // (rows, keys)
-    weights: Lines<E>,  // (rows, keys)
+    scores: Lines<f32>, // (rows, keys), `apart`
+    weights: Lines<E>,  // the same
     mixed: Lines<f32>,  // (rows, columns)
     inverses: Vec<f32>, // (rows)
     operands: Operands,
@@ -72,14 +91,15 @@ impl<E> Queries<'_, E> {
 }
 
 /// Attends; `seen` holds the keys of all positions up to the last query. `out` gets, row by row (query-major, then the
-/// heads of the group), the mixed values (head_dim).
+/// heads of the group), the sum of values by their weights (head_dim) and one over the sum of weights, which it is to be
+/// multiplied by.
 pub fn attend<E: Element>(
     isa: Isa,
     queries: Queries<E>,
     seen: &KeyValues<E>,
     sight: Sight,
     scratch: &mut Scratch<E>,
-    mut out: impl FnMut(usize, &[f32]),
+    mut out: impl FnMut(usize, &[f32], f32),
 ) {
     let step = padded::<E>(seen.head_dim);
     let (rows, together) = (queries.numbers.len() / step, rows_together(Unit::of::<E>(isa)));
@@ -89,10 +109,11 @@ pub fn attend<E: Element>(
         let keys = weigh(isa, queries, (first, count), seen, sight, scratch);
         let width = (keys.1 - keys.0).next_multiple_of(WIDTH);
         let mixed = (&mut scratch.operands, scratch.mixed.take(count * columns));
-        times_values(isa, (&scratch.weights, width, count), seen, keys, mixed);
-        for (row, mixed) in scratch.mixed.chunks_exact_mut(columns).enumerate().take(count) {
-            mixed.iter_mut().for_each(|value| *value *= scratch.inverses[row]);
-            out(first + row, &mixed[..seen.head_dim]);
+        times_values(isa, (&scratch.weights, apart::<E>(width), count), seen, keys, mixed);
+        for (row, (mixed, inverse)) in
+            scratch.mixed.chunks_exact(columns).zip(&scratch.inverses).enumerate().take(count)
+        {
+            out(first + row, &mixed[..seen.head_dim], *inverse);
         }
     }
 }
@@ -113,21 +134,20 @@ fn weigh<E: Element>(
     let width = (end - begin).next_multiple_of(WIDTH);
     let step = padded::<E>(seen.head_dim);
     let Scratch { scores, weights, inverses, operands, .. } = scratch;
-    let (scores, weights) = (scores.take(count * width), weights.take(count * width));
+    let (scores, weights) = (scores.take(count * apart::<f32>(width)), weights.take(count * apart::<E>(width)));
     inverses.resize(count, 0.0);
     let out = (operands, &mut *scores);
     times_keys(isa, (&queries.numbers[first * step..], step, count), seen, (begin, end), out);
-    for (row, inverse) in inverses.iter_mut().enumerate() {
+    let visible = |row: usize| {
         let (from, to) = queries.sees(first + row, sight.window);
-        let part = row * width..(row + 1) * width;
-        let (scores, weights) = (&mut scores[part.clone()], &mut weights[part]);
-        let seen = (from - begin, to - begin);
-        softmax(isa, scores, seen, sight.scale, sight.soft_cap, weights, inverse);
-    }
+        (from - begin, to - begin)
+    };
+    softmax(isa, &visible, sight, width, scores, weights, inverses);
     (begin, end)
 }
 
-/// Rows (numbers, their step, their count) times the keys `from..to`, `from` the first of a panel: (rows, whole panels).
+/// Rows (numbers, their step, their count) times the keys `from..to`, `from` the first of a panel: (rows, whole panels), which
+/// lie [`apart`].
 fn times_keys<E: Element>(
     isa: Isa,
     (rows, step, count): (&[E], usize, usize),
@@ -135,13 +155,13 @@ fn times_keys<E: Element>(
     (from, to): (usize, usize),
     (laid, out): (&mut Operands, &mut [f32]),
 ) {
-    let (depth, width) = (padded::<E>(seen.head_dim), (to - from).next_multiple_of(WIDTH));
+    let (depth, step_out) = (padded::<E>(seen.head_dim), apart::<f32>((to - from).next_multiple_of(WIDTH)));
     let how = (isa, Unit::of::<E>(isa));
     let rows = laid.rows.rows(how, &rows[..count * step], step);
     for (index, block) in (from..to).step_by(WIDTH).enumerate() {
         let keys = laid.panel.panel(how, &seen.keys[block * depth..][..WIDTH * depth], (depth, WIDTH));
         let keys = (keys, WIDTH.min(to - block), how.1.count::<E>(depth));
-        tile::multiply(how, (rows, count), keys, (&mut out[index * WIDTH..], width), false, None);
+        tile::multiply(how, (rows, count), keys, (&mut out[index * WIDTH..], step_out), false, None);
     }
 }
 
@@ -170,42 +190,63 @@ fn times_values<E: Element>(
 }
 
 for_every_isa! {
-    /// `e^(score - largest)` of the visible scores, 0 elsewhere, and one over the sum. Lanes belong to positions (a row
-    /// begins at a multiple of 64), so the sum is the same however much stands to the left or right of what is visible.
+    /// Of each row the weights of visible scores, 0 elsewhere, and one over their sum. A weight is `e^score` by a power of two,
+    /// which makes the largest at most 1 and at least 1/2: it is a factor of all of them, and so of their sum. Lanes belong
+    /// to positions (a row begins at a multiple of 64), so the sum is the same however much stands to the left or right of
+    /// what is visible.
     fn softmax<E: Element>(
+        visible: &dyn Fn(usize) -> (usize, usize),
+        sight: Sight,
+        width: usize,
         scores: &mut [f32],
-        visible: (usize, usize),
-        scale: f32,
-        cap: Option<f32>,
         weights: &mut [E],
-        inverse: &mut f32,
+        inverses: &mut [f32],
     ) {
-        let (from, to) = (visible.0 / LANES * LANES, visible.1.next_multiple_of(LANES));
-        // Beyond what is visible in the first and last chunk: a score of minus infinity has the weight 0.
-        scores[from..visible.0].fill(f32::NEG_INFINITY);
-        scores[visible.1..to].fill(f32::NEG_INFINITY);
-        let chunks = scores[from..to].as_chunks_mut::<LANES>().0;
-        let scale = match cap {
-            None => scale,
-            Some(cap) => {
-                let scores = chunks.as_flattened_mut().iter_mut();
-                scores.for_each(|score| *score = if *score == f32::NEG_INFINITY { *score } else { soft_cap::<FUSED>(*score * scale, cap) });
-                1.0
+        let factor = LOG2_E * if sight.soft_cap.is_some() { 1.0 } else { sight.scale };
+        // The largest of all rows first: each row's weights would wait for it. It is kept where one over the sum goes.
+        for (row, largest_of) in inverses.iter_mut().enumerate() {
+            let (from, to) = visible(row);
+            let scores = chunks_of(&mut scores[place::<f32>(row, width)], (from, to));
+            if let Some(cap) = sight.soft_cap {
+                scores.as_flattened_mut().iter_mut().for_each(|score| *score = soft_cap::<FUSED>(*score * sight.scale, cap));
             }
-        };
-        let peak = largest(chunks.as_flattened());
-        let mut sums = [0f32; LANES];
-        for (chunk, out) in chunks.iter().zip(weights[from..to].as_chunks_mut::<LANES>().0) {
-            let mut weights = [0f32; LANES];
-            for ((score, sum), weight) in chunk.iter().zip(&mut sums).zip(&mut weights) {
-                *weight = exp_to_1::<FUSED>((score - peak) * scale);
-                *sum += *weight;
-            }
-            *out = E::from_f32s::<ROUNDS>(weights);
+            let last = scores.len() - 1;
+            hide(&mut scores[0], from % LANES, LANES);
+            hide(&mut scores[last], 0, (to - 1) % LANES + 1);
+            *largest_of = largest(scores.as_flattened());
         }
-        weights[..from].fill(E::default());
-        weights[to..].fill(E::default());
-        *inverse = 1.0 / sums.iter().sum::<f32>();
+        for (row, inverse) in inverses.iter_mut().enumerate() {
+            let (scores, weights) = (&mut scores[place::<f32>(row, width)], &mut weights[place::<E>(row, width)]);
+            let (from, to) = visible(row);
+            let whole = (*inverse * factor).ceil();
+            let mut sums = [0f32; LANES];
+            for (scores, out) in chunks_of(scores, (from, to)).iter().zip(chunks_of(weights, (from, to))) {
+                let mut weights = [0f32; LANES];
+                for ((score, sum), weight) in scores.iter().zip(&mut sums).zip(&mut weights) {
+                    *weight = power_of_2::<FUSED>(*score, factor, whole);
+                    *sum += *weight;
+                }
+                *out = E::from_f32s::<ROUNDS>(weights);
+            }
+            weights[..from / LANES * LANES].fill(E::default());
+            weights[to.next_multiple_of(LANES)..].fill(E::default());
+            *inverse = 1.0 / sum_of(sums);
+        }
+    }
+}
+
+/// The whole chunks of a row that hold what is visible.
+#[inline(always)]
+fn chunks_of<T>(row: &mut [T], (from, to): (usize, usize)) -> &mut [[T; LANES]] {
+    row[from / LANES * LANES..to.next_multiple_of(LANES)].as_chunks_mut().0
+}
+
+/// Scores outside of `from..to` become minus infinity, whose weight is 0.
+#[inline(always)]
+fn hide(scores: &mut [f32; LANES], from: usize, to: usize) {
+    let (from, to) = (from as u32, to as u32);
+    for (lane, score) in (0..).zip(scores) {
+        *score = if from <= lane && lane < to { *score } else { f32::NEG_INFINITY };
     }
 }
 
@@ -254,9 +295,9 @@ mod tests {
             let size = self.group * self.head_dim;
             let queries = Queries { numbers: &self.queries[from * size..to * size], group: self.group, first: from };
             let mut out = Vec::new();
-            attend(isa, queries, seen, self.sight, &mut Scratch::default(), |row, mixed| {
+            attend(isa, queries, seen, self.sight, &mut Scratch::default(), |row, mixed, inverse| {
                 assert_eq!(row * self.head_dim, out.len());
-                out.extend_from_slice(mixed);
+                out.extend(mixed.iter().map(|value| value * inverse));
             });
             out
         }

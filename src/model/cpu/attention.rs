@@ -236,10 +236,10 @@ impl<E: Element> CpuDecoder<E> {
         let (heads, head_dim) = (self.config.num_attention_heads, self.config.head_dim);
         let group = queries.group;
         let sight = self.sight(visit);
-        attend(self.kernels.isa, queries, seen, sight, scratch, |row, values| {
+        attend(self.kernels.isa, queries, seen, sight, scratch, |row, values, inverse| {
             let at = ((first + row / group) * heads + head * group + row % group) * head_dim;
             // SAFETY: each head of each row is written once.
-            rows::round(self.kernels.isa, values, unsafe { mixed.part(at..at + head_dim) });
+            rows::round_scaled(self.kernels.isa, values, inverse, unsafe { mixed.part(at..at + head_dim) });
         });
     }
 
