@@ -55,6 +55,7 @@ pub fn exp<const FUSED: bool>(x: f32) -> f32 {
 /// instructions as can be. `factor` is above 0, `less` a whole number; as `x * factor` it is at most 2^22. The product is
 /// not rounded before its whole part is taken from it.
 #[inline(always)]
+#[allow(clippy::approx_constant)] // near ln 2, but the polynomial's own
 pub fn power_of_2<const FUSED: bool>(x: f32, factor: f32, less: f32) -> f32 {
     let lowest = (less - 127.0) / factor;
     let x = if x < lowest { lowest } else { x }; // a NaN stays
